@@ -1,0 +1,1 @@
+"""The decoder, its adapter, and the files both are kept in."""

@@ -1,0 +1,1 @@
+"""One fused operation a file, each with a plain twin in `reference`."""
