@@ -1,0 +1,121 @@
+"""What a checkpoint's config.json says about its shape, and which shapes this build can run."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from thinktune.errors import CheckpointError
+from thinktune.ops.rope import RopeScaling
+
+ARCHITECTURES = {
+    "llama": "LlamaForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+}
+"""Model types one decoder covers, and their class names on the Hub."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderShape:
+    """Sizes and switches of a Llama, Qwen2 or Qwen3 decoder."""
+
+    model_type: str
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    rms_norm_eps: float
+    rope_theta: float
+    rope_scaling: RopeScaling | None
+    tie_word_embeddings: bool
+    qkv_bias: bool
+    o_bias: bool
+    mlp_bias: bool
+    qk_norm: bool
+    max_position_embeddings: int
+
+
+def _rope(config: Mapping[str, Any], where: str) -> tuple[float, RopeScaling | None]:
+    """Read theta and scaling in the old spelling (two keys) or the new (rope_parameters)."""
+    rope = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
+    theta = float(rope.get("rope_theta", config.get("rope_theta", 10000.0)))
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind == "default":
+        return theta, None
+    if kind != "llama3":
+        raise CheckpointError(
+            f"{where}: rope scaling {kind!r} is not supported; this build knows 'default' and "
+            "'llama3'"
+        )
+    return theta, RopeScaling(
+        factor=float(rope["factor"]),
+        low_freq_factor=float(rope["low_freq_factor"]),
+        high_freq_factor=float(rope["high_freq_factor"]),
+        original_max_position_embeddings=int(rope["original_max_position_embeddings"]),
+    )
+
+
+def shape_from_config(config: Mapping[str, Any], where: str = "config.json") -> DecoderShape:
+    """Read the decoder's shape from a Hub configuration.
+
+    Args:
+        config: the parsed ``config.json``.
+        where: names the file in errors.
+
+    Raises:
+        CheckpointError: the architecture, or an option of it, is not one this decoder runs.
+    """
+    kind = config.get("model_type")
+    if kind not in ARCHITECTURES:
+        raise CheckpointError(
+            f"{where}: model_type {kind!r} is not supported; this build runs "
+            f"{', '.join(ARCHITECTURES)}"
+        )
+    if (act := config.get("hidden_act", "silu")) != "silu":
+        raise CheckpointError(f"{where}: hidden_act {act!r} is not supported; only 'silu' is")
+    if config.get("use_sliding_window"):
+        raise CheckpointError(f"{where}: sliding-window attention is not supported")
+    if config.get("quantization_config"):
+        raise CheckpointError(
+            f"{where}: the checkpoint is quantised "
+            f"({config['quantization_config'].get('quant_method', 'unknown method')}); this "
+            "build loads 16- or 32-bit safetensors: use the unquantised repository"
+        )
+    missing = [
+        key
+        for key in (
+            "vocab_size",
+            "hidden_size",
+            "intermediate_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+        )
+        if not isinstance(config.get(key), int)
+    ]
+    if missing:
+        raise CheckpointError(f"{where}: no {', '.join(missing)}; not a complete decoder config")
+    theta, scaling = _rope(config, where)
+    heads = config["num_attention_heads"]
+    bias = bool(config.get("attention_bias", False))
+    return DecoderShape(
+        model_type=kind,
+        vocab_size=config["vocab_size"],
+        hidden_size=config["hidden_size"],
+        intermediate_size=config["intermediate_size"],
+        num_hidden_layers=config["num_hidden_layers"],
+        num_attention_heads=heads,
+        num_key_value_heads=config.get("num_key_value_heads") or heads,
+        head_dim=config.get("head_dim") or (128 if kind == "qwen3" else config["hidden_size"] // heads),
+        rms_norm_eps=float(config.get("rms_norm_eps", 1e-6)),
+        rope_theta=theta,
+        rope_scaling=scaling,
+        tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
+        qkv_bias=kind == "qwen2" or bias,
+        o_bias=kind != "qwen2" and bias,
+        mlp_bias=bool(config.get("mlp_bias", False)),
+        qk_norm=kind == "qwen3",
+        max_position_embeddings=int(config.get("max_position_embeddings", 2048)),
+    )

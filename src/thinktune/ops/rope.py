@@ -1,0 +1,74 @@
+"""Rotary position embedding: the tables, and a rotation whose backward is the turn back."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+
+@dataclass(frozen=True, slots=True)
+class RopeScaling:
+    """Llama 3's stretching of long wavelengths (``rope_type: llama3`` on the Hub)."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_position_embeddings: int
+
+
+def inverse_frequencies(
+    width: int, theta: float, scaling: RopeScaling | None = None
+) -> Float[Tensor, " H/2"]:
+    """Angle per position of each pair of a head ``width`` wide, in radians."""
+    frequencies = theta ** -(torch.arange(0, width, 2, dtype=torch.int64).float() / width)
+    if scaling is None:
+        return frequencies
+    wavelengths = 2 * math.pi / frequencies
+    turns = scaling.original_max_position_embeddings / wavelengths
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    kept = ((turns - low) / (high - low)).clamp(0, 1)
+    return frequencies * (kept + (1 - kept) / scaling.factor)
+
+
+def rope_tables(
+    positions_T: Int[Tensor, " T"], frequencies: Float[Tensor, " H/2"], dtype: torch.dtype
+) -> tuple[Float[Tensor, "T H"], Float[Tensor, "T H"]]:
+    """Cosine and sine for each position, both halves filled, made in float32."""
+    angles = positions_T[:, None].to(frequencies.dtype) * frequencies
+    angles = torch.cat((angles, angles), dim=-1)
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def _turn(x_TNH: Tensor, cos_TH: Tensor, sin_TH: Tensor, sign: int) -> Tensor:
+    half = x_TNH.shape[-1] // 2
+    sin_T1H = sin_TH[:, None]
+    out_TNH = x_TNH * cos_TH[:, None]
+    out_TNH[..., :half].addcmul_(x_TNH[..., half:], sin_T1H[..., :half], value=-sign)
+    out_TNH[..., half:].addcmul_(x_TNH[..., :half], sin_T1H[..., half:], value=sign)
+    return out_TNH
+
+
+class _Rope(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turn(x, cos, sin, 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, *grads: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors  # pyright: ignore[reportAttributeAccessIssue]
+        return _turn(grads[0], cos, sin, -1), None, None
+
+
+def rope(
+    x_TNH: Float[Tensor, "T N H"], cos_TH: Float[Tensor, "T H"], sin_TH: Float[Tensor, "T H"]
+) -> Float[Tensor, "T N H"]:
+    """Rotate each head by its position (arXiv:2104.09864), halves paired as on the Hub.
+
+    Nothing but the tables is kept for backward.
+    """
+    return _Rope.apply(x_TNH, cos_TH, sin_TH)
