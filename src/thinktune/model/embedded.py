@@ -79,7 +79,9 @@ def _convert(gguf: Path, folder: Path) -> None:
         AutoModelForCausalLM,
         AutoTokenizer,
     )
+    from transformers.utils import logging  # noqa: PLC0415
 
+    logging.disable_progress_bar()
     source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
     read = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
     # transformers keeps GGUF weights packed and refuses to save them; a plain model saves.

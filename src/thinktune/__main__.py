@@ -1,0 +1,5 @@
+"""``python -m thinktune``."""
+
+from thinktune.cli import main
+
+main()

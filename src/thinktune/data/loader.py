@@ -1,0 +1,139 @@
+"""Which examples a step sees, and the packed rows they become."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from pydantic import NonNegativeFloat
+from torch import Tensor
+
+from thinktune.data.packing import plan_rows
+from thinktune.data.segments import Rendered, Segment
+from thinktune.settings import Settings
+
+REASONING_SEGMENTS = (Segment.THINK_OPEN, Segment.REASONING, Segment.THINK_CLOSE)
+ANSWER_SEGMENTS = (Segment.ANSWER, Segment.EOS)
+
+
+class SegmentConfig(Settings):
+    """What a part of the completion counts."""
+
+    loss_weight: NonNegativeFloat = 1.0
+    """Weight of each of its tokens in the loss; 0 leaves them out."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackedRow:
+    """Documents one after the other in a single dimension of T tokens; C of them are targets."""
+
+    tokens_T: Int[Tensor, " T"]
+    positions_T: Int[Tensor, " T"]
+    """Place of each token in its own document."""
+    lengths: tuple[int, ...]
+    """Tokens of each document."""
+    predictors_C: Int[Tensor, " C"]
+    """Where in the row stands the token whose hidden state predicts each target."""
+    targets_C: Int[Tensor, " C"]
+    weights_C: Float[Tensor, " C"]
+    is_reasoning_C: Float[Tensor, " C"]
+    """1 for targets of the reasoning, think tags included; 0 for the answer and its EOS."""
+    where: tuple[str, ...]
+    """Where each document comes from, for messages."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Real tokens; a packed row has no padding."""
+        return len(self.tokens_T)
+
+    @property
+    def num_targets(self) -> int:
+        """Tokens that carry loss."""
+        return len(self.targets_C)
+
+    def to(self, device: torch.device) -> "PackedRow":
+        """The same row with its tensors on ``device``."""
+        moved = (
+            tensor.to(device, non_blocking=True)
+            for tensor in (self.tokens_T, self.positions_T, self.predictors_C, self.targets_C)
+        )
+        tokens, positions, predictors, targets = moved
+        return PackedRow(
+            tokens,
+            positions,
+            self.lengths,
+            predictors,
+            targets,
+            self.weights_C.to(device, non_blocking=True),
+            self.is_reasoning_C.to(device, non_blocking=True),
+            self.where,
+        )
+
+
+def pack_row(examples: Sequence[Rendered], weights: dict[Segment, float]) -> PackedRow:
+    """Lay examples one after the other; each target is predicted inside its own document.
+
+    Args:
+        examples: what the row holds, in order.
+        weights: loss weight of each segment; a segment that is absent or 0 has no targets.
+    """
+    tokens: list[int] = []
+    predictors: list[int] = []
+    targets: list[int] = []
+    counts: list[float] = []
+    reasoning: list[float] = []
+    for example in examples:
+        start = len(tokens)
+        tokens.extend(example.tokens)
+        for place in range(1, len(example.tokens)):
+            segment = example.segments[place]
+            if weights.get(segment, 0.0) > 0:
+                predictors.append(start + place - 1)
+                targets.append(example.tokens[place])
+                counts.append(weights[segment])
+                reasoning.append(float(segment in REASONING_SEGMENTS))
+    lengths = tuple(len(example.tokens) for example in examples)
+    return PackedRow(
+        torch.tensor(tokens),
+        torch.cat([torch.arange(length) for length in lengths]),
+        lengths,
+        torch.tensor(predictors, dtype=torch.long),
+        torch.tensor(targets, dtype=torch.long),
+        torch.tensor(counts, dtype=torch.float32),
+        torch.tensor(reasoning, dtype=torch.float32),
+        tuple(example.where for example in examples),
+    )
+
+
+def segment_weights(reasoning: SegmentConfig, answer: SegmentConfig) -> dict[Segment, float]:
+    """Loss weight of every segment; the prompt has none."""
+    return dict.fromkeys(REASONING_SEGMENTS, reasoning.loss_weight) | dict.fromkeys(
+        ANSWER_SEGMENTS, answer.loss_weight
+    )
+
+
+def pack(
+    examples: Sequence[Rendered], weights: dict[Segment, float], max_tokens: int
+) -> list[PackedRow]:
+    """Pack examples into as few rows as best-fit finds; each example is in exactly one."""
+    plan = plan_rows([len(example.tokens) for example in examples], max_tokens)
+    return [pack_row([examples[index] for index in row], weights) for row in plan]
+
+
+def examples_of_step(step: int, *, num_examples: int, batch_size: int, seed: int) -> list[int]:
+    """Indices of the examples that step ``step`` (from 0) sees.
+
+    The order is an endless run of shuffled epochs cut into batches, so a batch may span two
+    epochs, and none is short. It is a function of the arguments alone: a resumed run needs no
+    saved position.
+    """
+    first = step * batch_size
+    epochs: dict[int, list[int]] = {}
+    chosen: list[int] = []
+    for place in range(first, first + batch_size):
+        epoch, offset = divmod(place, num_examples)
+        if epoch not in epochs:
+            generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+            epochs[epoch] = torch.randperm(num_examples, generator=generator).tolist()
+        chosen.append(epochs[epoch][offset])
+    return chosen

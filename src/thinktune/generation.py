@@ -1,0 +1,228 @@
+"""Prompts in, completions out: batched, seeded, stoppable, streamed."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import torch
+from jaxtyping import Float, Int
+from pydantic import Field, NonNegativeFloat, PositiveInt
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from thinktune.errors import DataError
+from thinktune.model.decoder import Decoder
+from thinktune.model.kv_cache import KeyValueCache
+from thinktune.settings import Settings
+
+
+class GenerationConfig(Settings):
+    """How a completion is drawn; the defaults are those recommended for R1 distills."""
+
+    max_new_tokens: PositiveInt = 2048
+    """Most tokens of a completion, reasoning included."""
+    temperature: NonNegativeFloat = 0.6
+    """Softmax temperature; 0 takes the likeliest token each time (greedy)."""
+    top_p: float = Field(0.95, gt=0, le=1)
+    """Draw from the smallest set of tokens that holds this much probability."""
+
+
+class Stop(StrEnum):
+    """Why a completion ended."""
+
+    END_OF_TURN = "end_of_turn"
+    TOKEN_LIMIT = "token_limit"
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What the model wrote after one prompt."""
+
+    tokens: tuple[int, ...]
+    """Token ids, the one that ended the turn left out."""
+    text: str
+    stop: Stop
+
+
+@dataclass(slots=True)
+class _Row:
+    """A completion in the making."""
+
+    index: int
+    prompt: Sequence[int]
+    limit: int
+    draws: Tensor
+    """One uniform number for each token it may draw, so that no row depends on another."""
+    tokens: list[int] = field(default_factory=list)
+    stop: Stop | None = None
+
+
+def next_tokens(
+    logits_BV: Float[Tensor, "B V"],
+    draws_B: Float[Tensor, " B"],
+    *,
+    temperature: float,
+    top_p: float,
+) -> Int[Tensor, " B"]:
+    """Choose each row's next token.
+
+    Args:
+        logits_BV: scores.
+        draws_B: a uniform number in [0, 1) a row; the same number draws the same token.
+        temperature: 0 for the likeliest token.
+        top_p: nucleus (arXiv:1904.09751).
+    """
+    if temperature == 0:
+        return logits_BV.argmax(-1)
+    probabilities, order = torch.sort(
+        (logits_BV.float() / temperature).softmax(-1), descending=True, stable=True
+    )
+    before = probabilities.cumsum(-1) - probabilities
+    kept = probabilities.masked_fill(before >= top_p, 0).cumsum(-1)
+    place = torch.searchsorted(kept, (draws_B * kept[:, -1])[:, None], right=True)
+    last = (kept < kept[:, -1:]).sum(-1, keepdim=True)
+    return order.gather(1, torch.minimum(place, last)).squeeze(1)
+
+
+@torch.inference_mode()
+def generate(
+    decoder: Decoder,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    config: GenerationConfig,
+    *,
+    stop_token_ids: Sequence[int],
+    seed: int = 0,
+    batch_size: int = 32,
+    on_text: Callable[[int, str], None] | None = None,
+    on_done: Callable[[int, Completion], None] | None = None,
+) -> list[Completion]:
+    """Complete every prompt.
+
+    Prompts are packed, so none is padded; rows that end leave the batch. A completion depends
+    on its prompt, its place in the list and the seed, not on the batch it was in (up to
+    rounding, which differs between batch sizes).
+
+    Args:
+        decoder: the model, with or without an adapter.
+        tokenizer: turns tokens into text.
+        prompts: token ids of each prompt.
+        config: limits and sampling.
+        stop_token_ids: tokens that end a completion.
+        seed: of the draws.
+        batch_size: rows decoded together.
+        on_text: called with (index, new text) as text appears.
+        on_done: called with (index, completion) as each ends.
+
+    Returns:
+        Completions in the order of the prompts.
+
+    Raises:
+        DataError: a prompt is empty or fills the model's context.
+    """
+    rows = [
+        _Row(index, prompt, _limit(decoder, prompt, index, config), _draws(seed, index, config))
+        for index, prompt in enumerate(prompts)
+    ]
+    done: dict[int, Completion] = {}
+    was_training = decoder.training
+    decoder.eval()
+    try:
+        # Similar lengths together: a batch is as wide as its longest row.
+        waiting = sorted(rows, key=lambda row: len(row.prompt))
+        for start in range(0, len(waiting), batch_size):
+            batch = waiting[start : start + batch_size]
+            streams = {row.index: TextStream(tokenizer) for row in batch} if on_text else {}
+            for row in _decode(decoder, batch, config, frozenset(stop_token_ids)):
+                if on_text and (piece := streams[row.index].push(row.tokens, row.stop is not None)):
+                    on_text(row.index, piece)
+                if row.stop is not None:
+                    text = tokenizer.decode(row.tokens, skip_special_tokens=False)
+                    assert isinstance(text, str)
+                    done[row.index] = Completion(tuple(row.tokens), text, row.stop)
+                    if on_done:
+                        on_done(row.index, done[row.index])
+    finally:
+        decoder.train(was_training)
+    return [done[index] for index in range(len(rows))]
+
+
+def _limit(decoder: Decoder, prompt: Sequence[int], index: int, config: GenerationConfig) -> int:
+    room = decoder.shape.max_position_embeddings - len(prompt)
+    if not prompt or room <= 0:
+        raise DataError(
+            f"prompt {index} has {len(prompt)} tokens; this model reads 1 to "
+            f"{decoder.shape.max_position_embeddings - 1}"
+        )
+    return min(room, config.max_new_tokens)
+
+
+def _draws(seed: int, index: int, config: GenerationConfig) -> Tensor:
+    if config.temperature == 0:
+        return torch.zeros(0)
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
+    return torch.rand(config.max_new_tokens, generator=generator)
+
+
+def _decode(
+    decoder: Decoder, rows: list[_Row], config: GenerationConfig, stops: frozenset[int]
+) -> Iterator[_Row]:
+    """Yield each row after each of its new tokens."""
+    cache = KeyValueCache(decoder.shape, decoder.dtype, decoder.device)
+    lengths = [len(row.prompt) for row in rows]
+    tokens = torch.tensor([t for row in rows for t in row.prompt], device=decoder.device)
+    positions = torch.cat([torch.arange(n) for n in lengths]).to(decoder.device)
+    hidden = decoder(tokens, positions, cache.prefill(lengths))
+    hidden = hidden[torch.tensor(lengths, device=decoder.device).cumsum(0) - 1]
+    while True:
+        draws = torch.tensor(
+            [float(row.draws[len(row.tokens)]) if len(row.draws) else 0.0 for row in rows],
+            device=decoder.device,
+        )
+        chosen = next_tokens(
+            decoder.logits(hidden), draws, temperature=config.temperature, top_p=config.top_p
+        )
+        for row, token in zip(rows, chosen.tolist(), strict=True):
+            if token in stops:
+                row.stop = Stop.END_OF_TURN
+            else:
+                row.tokens.append(token)
+                if len(row.tokens) == row.limit:
+                    row.stop = Stop.TOKEN_LIMIT
+            yield row
+        going = [place for place, row in enumerate(rows) if row.stop is None]
+        if not going:
+            return
+        if len(going) < len(rows):
+            cache.keep(going)
+            rows = [rows[place] for place in going]
+            chosen = chosen[torch.tensor(going, device=decoder.device)]
+        positions, attend = cache.advance()
+        hidden = decoder(chosen, positions, attend)
+
+
+class TextStream:
+    """Text of a growing token list, given out as soon as its characters are whole."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Start with nothing given out."""
+        self._tokenizer = tokenizer
+        self._first = 0  # tokens before this one are settled
+        self._shown = ""  # what of the unsettled ones is given out
+
+    def push(self, tokens: Sequence[int], ended: bool) -> str:
+        """Text that is new; empty while the last character is incomplete, unless ``ended``."""
+        text = self._tokenizer.decode(list(tokens[self._first :]), skip_special_tokens=False)
+        assert isinstance(text, str)
+        if text.endswith("�") and not ended:
+            return ""
+        piece = text[len(self._shown) :]
+        if "\n" in piece or len(tokens) - self._first > 64:
+            # Start afresh from the last token, so that the cost of a token stays the same.
+            self._first = max(self._first, len(tokens) - 1)
+            last = self._tokenizer.decode(list(tokens[self._first :]), skip_special_tokens=False)
+            assert isinstance(last, str)
+            self._shown = last
+        else:
+            self._shown = text
+        return piece

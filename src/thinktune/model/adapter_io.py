@@ -1,0 +1,198 @@
+"""Adapters on disk, in PEFT's format both ways: written here, opened there, and the reverse."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from thinktune.errors import AdapterError, ConfigError
+from thinktune.model.checkpoint_io import fingerprint
+from thinktune.model.decoder import Decoder
+from thinktune.model.lora import LoRAConfig, adapted_layers, detach, match_targets, place
+
+WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+PROVENANCE = "thinktune.json"
+_PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True, slots=True)
+class BaseIdentity:
+    """Which base model an adapter was trained on."""
+
+    name: str
+    """Hub id or folder."""
+    revision: str | None = None
+    fingerprint: str | None = None
+    """Of the weights themselves; None in adapters written elsewhere."""
+
+
+def adapter_tensors(decoder: Decoder) -> dict[str, Tensor]:
+    """The adapter's matrices under PEFT's names, in float32 on the CPU."""
+    tensors: dict[str, Tensor] = {}
+    for name, layer in adapted_layers(decoder).items():
+        for part, matrix in (("lora_A", layer.lora_A), ("lora_B", layer.lora_B)):
+            assert matrix is not None
+            tensors[f"{_PREFIX}{name}.{part}.weight"] = matrix.detach().float().cpu().contiguous()
+    return tensors
+
+
+def write_adapter(
+    decoder: Decoder, folder: Path, config: LoRAConfig, base: BaseIdentity
+) -> None:
+    """Write the attached adapter to ``folder``, which must exist; PEFT and vLLM open it.
+
+    The base model's fingerprint goes into a file of our own beside PEFT's two.
+    """
+    tensors = adapter_tensors(decoder)
+    if not tensors:
+        raise AdapterError("the model carries no adapter to write")
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    peft_config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base.name,
+        "revision": base.revision,
+        "r": config.rank,
+        "lora_alpha": config.alpha,
+        "lora_dropout": config.dropout,
+        "use_rslora": config.use_rslora,
+        "target_modules": sorted(config.target_modules),
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+    }
+    identity = {"base_model": base.name, "base_fingerprint": fingerprint(decoder)}
+    for file, content in ((CONFIG, peft_config), (PROVENANCE, identity)):
+        (folder / file).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise AdapterError(f"{path.parent}: no {path.name}; not an adapter folder") from None
+    except ValueError as error:
+        raise AdapterError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise AdapterError(f"{path}: holds no JSON object")
+    return content
+
+
+def read_adapter_config(folder: Path) -> tuple[LoRAConfig, BaseIdentity]:
+    """Settings and base model of an adapter written here or by PEFT.
+
+    Raises:
+        AdapterError: not a LoRA adapter, or one with parts this build does not run.
+    """
+    content = _read_json(folder / CONFIG)
+    if content.get("peft_type") != "LORA":
+        raise AdapterError(f"{folder}: peft_type is {content.get('peft_type')!r}, not 'LORA'")
+    unsupported = {
+        "use_dora": False,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "rank_pattern": {},
+        "alpha_pattern": {},
+        "modules_to_save": None,
+        "layers_to_transform": None,
+    }
+    for key, plain in unsupported.items():
+        if content.get(key, plain) not in (plain, None, [], {}):
+            raise AdapterError(f"{folder}: {key}={content[key]!r} is not supported")
+    targets = content.get("target_modules") or []
+    if isinstance(targets, str):
+        raise AdapterError(f"{folder}: target_modules is a pattern ({targets!r}); list the names")
+    try:
+        config = LoRAConfig(
+            rank=content["r"],
+            alpha=content["lora_alpha"],
+            dropout=content.get("lora_dropout") or 0.0,
+            target_modules=tuple(targets),
+            use_rslora=bool(content.get("use_rslora")),
+        )
+    except (KeyError, ValueError) as error:
+        raise AdapterError(f"{folder / CONFIG}: {error}") from None
+    ours = _read_json(folder / PROVENANCE) if (folder / PROVENANCE).is_file() else {}
+    base = BaseIdentity(
+        name=str(content.get("base_model_name_or_path") or ours.get("base_model") or ""),
+        revision=content.get("revision"),
+        fingerprint=ours.get("base_fingerprint"),
+    )
+    return config, base
+
+
+def _check_base(decoder: Decoder, folder: Path, base: BaseIdentity) -> None:
+    if base.fingerprint is None:
+        return
+    here = fingerprint(decoder)
+    if here != base.fingerprint:
+        raise AdapterError(
+            f"{folder}: trained on another base model ({base.name}, weights "
+            f"{base.fingerprint}; these weights are {here}); load it on that one"
+        )
+
+
+def read_adapter(decoder: Decoder, folder: Path) -> LoRAConfig:
+    """Attach the adapter in ``folder`` to a decoder that carries none.
+
+    Returns:
+        The adapter's settings.
+
+    Raises:
+        AdapterError: another base model; missing, unexpected or mis-shaped matrices; B all
+            zero (an adapter that was never trained); a damaged file.
+    """
+    config, base = read_adapter_config(folder)
+    _check_base(decoder, folder, base)
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise AdapterError(f"{folder}: no {WEIGHTS}; pickle adapters (.bin) are not opened")
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise AdapterError(f"{path}: damaged or cut short ({error})") from None
+    load_tensors(decoder, tensors, config, where=str(path))
+    if all(not layer.lora_B.any() for layer in adapted_layers(decoder).values()):  # pyright: ignore[reportOptionalMemberAccess]
+        detach(decoder)
+        raise AdapterError(f"{path}: every B is zero; the adapter was never trained or saved")
+    return config
+
+
+def load_tensors(
+    decoder: Decoder, tensors: Mapping[str, Tensor], config: LoRAConfig, *, where: str
+) -> None:
+    """Attach matrices under PEFT's names; all that the settings ask for and no others."""
+    if adapted_layers(decoder):
+        raise AdapterError("the model carries an adapter already; detach it first")
+    try:
+        layers = match_targets(decoder, config.target_modules)
+    except ConfigError as error:
+        raise AdapterError(f"{where}: {error}") from None
+    expected = {
+        f"{_PREFIX}{name}.{part}.weight" for name in layers for part in ("lora_A", "lora_B")
+    }
+    for what, names in (
+        ("lacks", sorted(expected - tensors.keys())),
+        ("has unexpected", sorted(tensors.keys() - expected)),
+    ):
+        if names:
+            more = f" and {len(names) - 2} more" if len(names) > 2 else ""
+            raise AdapterError(f"{where}: {what} {', '.join(names[:2])}{more}")
+    for name, layer in layers.items():
+        first, second = (tensors[f"{_PREFIX}{name}.{p}.weight"] for p in ("lora_A", "lora_B"))
+        width_out, width_in = layer.weight.shape
+        wanted = (config.rank, width_in), (width_out, config.rank)
+        if (tuple(first.shape), tuple(second.shape)) != wanted:
+            raise AdapterError(
+                f"{where}: {name} has A {tuple(first.shape)} and B {tuple(second.shape)}; "
+                f"rank {config.rank} on this base asks for {wanted[0]} and {wanted[1]}"
+            )
+    for name, layer in layers.items():
+        first, second = (tensors[f"{_PREFIX}{name}.{p}.weight"] for p in ("lora_A", "lora_B"))
+        place(layer, first, second, config)

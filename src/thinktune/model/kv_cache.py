@@ -1,0 +1,79 @@
+"""Keys and values of what each row has seen, for decoding one token at a time."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from thinktune.model.decoder import Attend
+from thinktune.model.shape import DecoderShape
+from thinktune.ops.attention import cached_attention, packed_attention
+
+_GROWTH = 128
+
+
+class KeyValueCache:
+    """One key and one value tensor (B, K, L, H) a layer; rows have their own lengths.
+
+    Memory: 2 x layers x B x K x L x H values; L grows in blocks as rows get longer.
+    """
+
+    def __init__(self, shape: DecoderShape, dtype: torch.dtype, device: torch.device) -> None:
+        """Start with no rows."""
+        self._heads, self._width = shape.num_key_value_heads, shape.head_dim
+        self._dtype, self._device = dtype, device
+        self._keys: list[Tensor] = [self._empty(0, 0) for _ in range(shape.num_hidden_layers)]
+        self._values = list(self._keys)
+        self.lengths: list[int] = []
+        """Tokens each row has seen."""
+
+    def _empty(self, rows: int, places: int) -> Tensor:
+        size = (rows, self._heads, places, self._width)
+        return torch.zeros(size, dtype=self._dtype, device=self._device)
+
+    def prefill(self, lengths: Sequence[int]) -> Attend:
+        """Start rows from packed prompts of these lengths; use the result in one forward pass."""
+        self.lengths = list(lengths)
+        places = max(lengths) + _GROWTH
+        ends = torch.tensor(self.lengths).cumsum(0).tolist()
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            keys, values = self._empty(len(lengths), places), self._empty(len(lengths), places)
+            for row, (end, length) in enumerate(zip(ends, lengths, strict=True)):
+                keys[row, :, :length] = k[end - length : end].transpose(0, 1)
+                values[row, :, :length] = v[end - length : end].transpose(0, 1)
+            self._keys[layer], self._values[layer] = keys, values
+            return packed_attention(q, k, v, lengths)
+
+        return attend
+
+    def advance(self) -> tuple[Tensor, Attend]:
+        """Make place for one more token a row.
+
+        Returns:
+            The new tokens' positions (B), and the attention of one forward pass over them.
+        """
+        positions = torch.tensor(self.lengths, device=self._device)
+        self.lengths = [length + 1 for length in self.lengths]
+        filled = max(self.lengths)
+        if filled > self._keys[0].shape[2]:
+            for store in (self._keys, self._values):
+                block = self._empty(len(self.lengths), max(_GROWTH, filled // 4))
+                store[:] = [torch.cat((old, block), dim=2) for old in store]
+        rows = torch.arange(len(self.lengths), device=self._device)
+        seen_BL = torch.arange(filled, device=self._device) <= positions[:, None]
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            keys, values = self._keys[layer], self._values[layer]
+            keys[rows, :, positions] = k
+            values[rows, :, positions] = v
+            return cached_attention(q, keys[:, :, :filled], values[:, :, :filled], seen_BL)
+
+        return positions, attend
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Drop every row but these, in this order."""
+        index = torch.tensor(rows, dtype=torch.long, device=self._device)
+        self.lengths = [self.lengths[row] for row in rows]
+        for store in (self._keys, self._values):
+            store[:] = [old.index_select(0, index) for old in store]

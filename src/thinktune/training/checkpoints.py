@@ -1,0 +1,91 @@
+"""A run's checkpoints: adapter, optimizer and step, whole or not at all."""
+
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from thinktune.atomic import folder_aside
+from thinktune.errors import AdapterError, RunError
+from thinktune.model.adapter_io import WEIGHTS, BaseIdentity, load_tensors, write_adapter
+from thinktune.model.decoder import Decoder
+from thinktune.model.lora import LoRAConfig, adapter_parameters
+
+_OPTIMIZER = "optimizer.safetensors"
+_STATE = "state.json"
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointFolder:
+    """Where a run keeps its checkpoints, and what goes into each."""
+
+    folder: Path
+    lora: LoRAConfig
+    base: BaseIdentity
+    keep: int = 2
+    """How many of the newest stay."""
+
+    def all(self) -> list[tuple[int, Path]]:
+        """Complete checkpoints as (steps done, folder), oldest first."""
+        if not self.folder.is_dir():
+            return []
+        found = (
+            (int(match[1]), path)
+            for path in self.folder.iterdir()
+            if (match := re.fullmatch(r"step-(\d+)", path.name)) and (path / _STATE).is_file()
+        )
+        return sorted(found)
+
+    def write(self, decoder: Decoder, optimizer: torch.optim.Optimizer, steps_done: int) -> Path:
+        """Write aside, flush, rename; then remove the oldest beyond ``keep``."""
+        folder = self.folder / f"step-{steps_done:06d}"
+        with folder_aside(folder) as aside:
+            write_adapter(decoder, aside, self.lora, self.base)
+            tensors = {
+                f"{name}.{part}": value.detach().cpu().contiguous()
+                for name, parameter in adapter_parameters(decoder).items()
+                for part, value in optimizer.state[parameter].items()
+            }
+            save_file(tensors, aside / _OPTIMIZER)
+            (aside / _STATE).write_text(json.dumps({"steps_done": steps_done}) + "\n")
+        for _, old in self.all()[: -self.keep]:
+            shutil.rmtree(old)
+        return folder
+
+    def read(self, decoder: Decoder) -> int:
+        """Attach the newest checkpoint's adapter to a decoder that has none.
+
+        Returns:
+            Steps done; 0 if there is no checkpoint, and then nothing is attached.
+        """
+        found = self.all()
+        if not found:
+            return 0
+        steps_done, folder = found[-1]
+        try:
+            tensors = load_file(folder / WEIGHTS)
+        except (SafetensorError, OSError) as error:
+            raise AdapterError(f"{folder / WEIGHTS}: cannot be read ({error})") from None
+        load_tensors(decoder, tensors, self.lora, where=str(folder))
+        return steps_done
+
+    def read_optimizer(self, decoder: Decoder, optimizer: torch.optim.Optimizer) -> None:
+        """Put the newest checkpoint's running means back into the optimizer."""
+        folder = self.all()[-1][1]
+        try:
+            tensors = load_file(folder / _OPTIMIZER)
+            for name, parameter in adapter_parameters(decoder).items():
+                optimizer.state[parameter] = {
+                    part: tensors[f"{name}.{part}"].to(decoder.device)
+                    for part in ("step", "exp_avg", "exp_avg_sq")
+                }
+        except (SafetensorError, OSError, KeyError) as error:
+            raise RunError(
+                f"{folder / _OPTIMIZER}: cannot be read ({error}); remove this checkpoint to go "
+                "on from the one before"
+            ) from None

@@ -1,0 +1,71 @@
+"""AdamW over the adapter, and how the learning rate moves."""
+
+import math
+from collections.abc import Sequence
+from enum import StrEnum
+
+import torch
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat
+from torch import nn
+
+from thinktune.settings import Settings
+
+
+class Schedule(StrEnum):
+    """How the learning rate falls after warm-up."""
+
+    LINEAR = "linear"
+    COSINE = "cosine"
+    CONSTANT = "constant"
+
+
+class OptimizerConfig(Settings):
+    """AdamW and its learning rate."""
+
+    learning_rate: PositiveFloat = 2e-4
+    """Highest learning rate, reached at the end of warm-up."""
+    lr_scheduler_type: Schedule = Schedule.LINEAR
+    """How the learning rate falls after warm-up: linear or cosine to zero, or constant."""
+    warmup_steps: NonNegativeInt = 5
+    """Steps over which the learning rate rises linearly."""
+    weight_decay: NonNegativeFloat = 0.01
+    """Decoupled weight decay (arXiv:1711.05101)."""
+    adam_beta1: float = 0.9
+    """Decay of the gradient's running mean."""
+    adam_beta2: float = 0.999
+    """Decay of the squared gradient's running mean."""
+    adam_epsilon: PositiveFloat = 1e-8
+    """Added to the denominator."""
+    max_grad_norm: PositiveFloat = 1.0
+    """Gradients with a larger L2 norm are scaled down to it."""
+
+
+def make_optimizer(
+    parameters: Sequence[nn.Parameter], config: OptimizerConfig
+) -> torch.optim.AdamW:
+    """AdamW in float32, in one fused call."""
+    return torch.optim.AdamW(
+        parameters,
+        lr=config.learning_rate,
+        betas=(config.adam_beta1, config.adam_beta2),
+        eps=config.adam_epsilon,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+
+
+def learning_rate(step: int, num_steps: int, config: OptimizerConfig) -> float:
+    """Learning rate of step ``step`` (from 0) out of ``num_steps``.
+
+    No step is wasted at zero: warm-up starts at peak / warmup_steps, and the fall ends one
+    step short of zero.
+    """
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    done = (step - config.warmup_steps) / max(1, num_steps - config.warmup_steps)
+    factor = {
+        Schedule.LINEAR: 1 - done,
+        Schedule.COSINE: (1 + math.cos(math.pi * done)) / 2,
+        Schedule.CONSTANT: 1.0,
+    }[config.lr_scheduler_type]
+    return config.learning_rate * factor
