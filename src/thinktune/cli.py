@@ -58,9 +58,7 @@ def _show(outcome, config) -> None:
 
     if outcome.comparison is not None:
         shown = config.evaluation.num_shown
-        console.print(
-            view.side_by_side(outcome.before, outcome.after, num=shown, seed=config.seed)
-        )
+        console.print(view.side_by_side(outcome.before, outcome.after, num=shown, seed=config.seed))
         console.print(view.comparison_table(outcome.comparison))
         console.print(Text(outcome.comparison.verdict, style="bold"))
         for warning in outcome.comparison.warnings:
@@ -230,7 +228,9 @@ def _plain_errors():
     try:
         yield
     except ThinktuneError as error:
-        Console(stderr=True).print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
+        Console(stderr=True).print(
+            Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True
+        )
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -23,7 +23,7 @@ class GenerationConfig(Settings):
     """Most tokens of a completion, reasoning included."""
     temperature: NonNegativeFloat = 0.6
     """Softmax temperature; 0 takes the likeliest token each time (greedy)."""
-    top_p: float = Field(0.95, gt=0, le=1)
+    top_p: float = Field(default=0.95, gt=0, le=1)
     """Draw from the smallest set of tokens that holds this much probability."""
 
 

@@ -141,7 +141,7 @@ def load_data(config: RunConfig, template: Template, watcher: Watcher) -> Data:
     """Read and render a run's records; every row the length limit touched is named."""
     watcher.stage(f"Reading {config.data.train}")
     train_examples = read_train(config.data)
-    heldout = read_heldout(config.data) if config.data.heldout_split is not None else []
+    heldout = read_heldout(config.data)
     limit = config.packing.max_tokens
     train_rows = render_all(template, train_examples, limit)
     # Held-out questions may come without reasoning or answer: asked, but no loss to measure.
@@ -212,9 +212,7 @@ def answer(
     return grade_samples(task, samples)
 
 
-def _sample(
-    model: Model, problem_id: str, prompt: Sequence[int], completion: Completion
-) -> Sample:
+def _sample(model: Model, problem_id: str, prompt: Sequence[int], completion: Completion) -> Sample:
     parsed = model.template.parse(completion.text)
     return Sample(
         problem_id=problem_id,
@@ -359,7 +357,10 @@ def _look(model: Model, config: RunConfig, data: Data, run: RunFolder, step: int
     completions = generate(
         model.decoder,
         model.tokenizer,
-        [model.template.render_prompt(e.question, system=e.system, history=e.history) for e in asked],
+        [
+            model.template.render_prompt(e.question, system=e.system, history=e.history)
+            for e in asked
+        ],
         GenerationConfig(max_new_tokens=config.evaluation.max_new_tokens, temperature=0, top_p=1),
         stop_token_ids=model.template.stop_token_ids,
     )
@@ -380,11 +381,12 @@ def _compare(
         "max_new_tokens": settings.max_new_tokens,
         "seed": config.seed,
     }
-    comparison = compare(
-        before, after, task_name=task.name, decoding=decoding, seed=config.seed
-    )
+    comparison = compare(before, after, task_name=task.name, decoding=decoding, seed=config.seed)
     write_comparison(run.evaluation, before, after, comparison, num_shown=settings.num_shown)
-    scores = {when: summarise(graded, seed=config.seed) for when, graded in (("before", before), ("after", after))}
+    scores = {
+        when: summarise(graded, seed=config.seed)
+        for when, graded in (("before", before), ("after", after))
+    }
     update_record(
         run,
         {

@@ -4,6 +4,7 @@ import json
 import math
 import netrc
 import os
+import secrets
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -123,7 +124,7 @@ def _start_wandb(folder: Path, name: str, settings: dict[str, object]) -> Any:
         ) from None
     remembered = folder / "wandb_run_id"
     if not remembered.is_file():
-        atomic.write_text(remembered, wandb.util.generate_id())
+        atomic.write_text(remembered, secrets.token_hex(4))
     mode = os.environ.get("WANDB_MODE") or ("online" if _has_wandb_key() else "offline")
     return wandb.init(
         project=os.environ.get("WANDB_PROJECT", "thinktune"),

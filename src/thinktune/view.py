@@ -60,7 +60,9 @@ def sparkline(values: Sequence[float], width: int = 40) -> str:
     if not values:
         return ""
     step = max(1, -(-len(values) // width))
-    means = [sum(values[i : i + step]) / len(values[i : i + step]) for i in range(0, len(values), step)]
+    means = [
+        sum(values[i : i + step]) / len(values[i : i + step]) for i in range(0, len(values), step)
+    ]
     low, high = min(means), max(means)
     scale = (len(_BARS) - 1) / (high - low) if high > low else 0.0
     return "".join(_BARS[int((value - low) * scale)] for value in means)
@@ -195,7 +197,11 @@ def comparison_table(comparison: Comparison) -> Table:
         if before is None and after is None:
             continue
         difference = comparison.differences.get(name)
-        change = "-" if difference is None else _cell(difference.mean, difference.interval, metric.unit, "+")
+        change = (
+            "-"
+            if difference is None
+            else _cell(difference.mean, difference.interval, metric.unit, "+")
+        )
         label = metric.title if metric.unit is Unit.RATE else f"{metric.title} ({metric.unit})"
         table.add_row(label, _estimate(before, metric.unit), _estimate(after, metric.unit), change)
     return table
@@ -212,7 +218,9 @@ def _cell(mean: float, interval: Interval, unit: Unit, sign: str) -> str:
 
 def _completion(graded: Graded, limit: int = 700) -> Text:
     sample = graded.sample
-    reasoning = sample.reasoning if len(sample.reasoning) <= limit else sample.reasoning[:limit] + " ..."
+    reasoning = (
+        sample.reasoning if len(sample.reasoning) <= limit else sample.reasoning[:limit] + " ..."
+    )
     text = Text(reasoning, style="dim italic")
     if sample.closed:
         text.append("\n\n" + sample.answer, style="not dim not italic")
@@ -241,7 +249,9 @@ def side_by_side(
         table.add_row(_completion(old), _completion(new))
         reference = f"\nreference: {new.problem.reference}" if new.problem.reference else ""
         question = Text.assemble((new.problem.question, "bold"), (reference, "dim"))
-        panels.append(Panel(Group(question, table), title=escape(new.problem.id), border_style="dim"))
+        panels.append(
+            Panel(Group(question, table), title=escape(new.problem.id), border_style="dim")
+        )
     return Group(*panels)
 
 

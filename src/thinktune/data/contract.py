@@ -144,13 +144,14 @@ def _composed(text: str) -> str:
 def prompts_agree(template: Template, rows: Rows) -> Finding:
     """(ii): a row begins with the prompt of inference, which is the checkpoint's own."""
     failures: list[str] = []
-    num_equal = num_up_to_tag = num_other = 0
-    tag = Segment.THINK_OPEN
+    num_prefix = num_equal = num_up_to_tag = num_other = 0
     for example, row in rows:
         prompt = template.render_prompt(
             example.question, system=example.system, history=example.history
         )
-        if list(row.tokens[: row.prompt_length]) != prompt:
+        if list(row.tokens[: row.prompt_length]) == prompt:
+            num_prefix += 1
+        else:
             failures.append(f"{example.where} does not begin with its inference prompt")
         try:
             own = _own_prompt(template, example)
@@ -160,16 +161,17 @@ def prompts_agree(template: Template, rows: Rows) -> Finding:
         if own is None:
             num_other += 1
             continue
-        opening = [t for t, s in zip(row.tokens, row.segments, strict=True) if s is tag]
+        pairs = zip(row.tokens, row.segments, strict=True)
+        opening = [token for token, segment in pairs if segment is Segment.THINK_OPEN]
+        up_to_tag = prompt in (own + opening, own[: -len(opening)])
         num_equal += prompt == own
-        up_to_tag = prompt == own + opening or prompt + opening == own
         num_up_to_tag += up_to_tag
         if prompt != own and not up_to_tag:
             failures.append(f"{example.where} is asked otherwise by the checkpoint's chat template")
     evidence = (
-        f"{len(rows)} rows begin with the prompt of inference; {num_equal} of these prompts equal "
-        f"the checkpoint's own, {num_up_to_tag} equal it up to the opening think tag, "
-        f"{num_other} have none to compare with"
+        f"{num_prefix} of {len(rows)} rows begin with the prompt of inference; {num_equal} of the "
+        f"prompts equal the checkpoint's own, {num_up_to_tag} equal it up to the opening think "
+        f"tag, {num_other} have none to compare with"
     )
     return Finding("ii", "prompts in training and at inference agree", tuple(failures), evidence)
 
@@ -181,9 +183,8 @@ def _own_prompt(template: Template, example: Example) -> list[int] | None:
     tokens (its own template would obey them), or earlier reasoning is kept.
     """
     keeps = template.config.history_reasoning is HistoryReasoning.KEEP
-    if not template.tokenizer.chat_template or (keeps and example.history):
-        return None
-    if MARKS_IN_TEXT in example.question:
+    differs = (keeps and example.history) or MARKS_IN_TEXT in example.question
+    if differs or not template.tokenizer.chat_template:
         return None
     system = example.system or template.config.system_prompt
     turns = [("system", system)] if system else []
@@ -210,22 +211,23 @@ def _ids(template: Template, text: str) -> list[int]:
 
 def one_bos(template: Template, rows: Rows) -> Finding:
     """(iii): one BOS, at the front; none where the checkpoint's own prompt has none."""
+    named = template.tokenizer.bos_token
     if not template.bos:
-        named = template.tokenizer.bos_token
-        why = f" ({named} is its turn mark)" if named else ""
-        bos = None if named in MARKUP[template.family].tokens else template.tokenizer.bos_token_id
-        found = [e.where for e, row in rows if bos is not None and bos in row.tokens]
-        failures = tuple(f"{where} has a BOS that the checkpoint's own lacks" for where in found)
-        evidence = f"no BOS in {len(rows)} rows, as in the checkpoint's own prompt{why}"
-        return Finding("iii", "no BOS, as in the checkpoint's own prompt", failures, evidence)
-    bos = template.controls[template.bos]
-    counts = {example.where: row.tokens.count(bos) for example, row in rows}
-    failures = tuple(f"{where} has {n} BOS tokens" for where, n in counts.items() if n != 1)
-    failures += tuple(f"{e.where} does not begin with BOS" for e, r in rows if r.tokens[0] != bos)
-    evidence = f"{template.bos} stands first and once in {len(rows)} rows"
-    if bos in list(template.tokenizer("text")["input_ids"]):
-        evidence += "; the tokenizer adds one by itself, and Thinktune never lets it"
-    return Finding("iii", "exactly one BOS", failures, evidence)
+        is_mark = named in MARKUP[template.family].tokens
+        bos = None if is_mark else template.tokenizer.bos_token_id
+        wrong = [e.where for e, row in rows if bos is not None and bos in row.tokens]
+        claim = "no BOS, as in the checkpoint's own prompt"
+        evidence = f"{len(rows) - len(wrong)} of {len(rows)} rows have none"
+        evidence += f"; {named} is the turn mark here" if is_mark else ""
+    else:
+        bos = template.controls[template.bos]
+        wrong = [e.where for e, r in rows if r.tokens.count(bos) != 1 or r.tokens[0] != bos]
+        claim = "exactly one BOS, at the front"
+        evidence = f"{len(rows) - len(wrong)} of {len(rows)} rows have one {template.bos}, in front"
+        if bos in list(template.tokenizer("text")["input_ids"]):
+            evidence += "; the tokenizer adds one by itself, and Thinktune never lets it"
+    failures = tuple(f"{where} has a BOS too many, or none" for where in wrong)
+    return Finding("iii", claim, failures, evidence)
 
 
 def eos_is_labelled(template: Template, rows: Rows) -> Finding:
@@ -243,9 +245,10 @@ def eos_is_labelled(template: Template, rows: Rows) -> Finding:
     name = template.tokenizer.convert_ids_to_tokens(eos)
     pad = template.tokenizer.pad_token_id
     relation = "equal to" if pad == eos else "not"
-    evidence = f"the last label is {name} ({eos}); the pad token is "
-    evidence += "not set" if pad is None else f"{pad}, {relation} EOS"
-    evidence += "; labels are chosen by segment, never by comparing with the pad token"
+    evidence = (
+        f"the last label is {name} ({eos}); the pad token is {pad}, {relation} EOS; labels are "
+        "chosen by segment, never by comparing with the pad token"
+    )
     return Finding("iv", "the last label is EOS", tuple(failures), evidence)
 
 
@@ -258,12 +261,13 @@ def survives_saving(template: Template, rows: Rows) -> Finding:
             reloaded = AutoTokenizer.from_pretrained(folder)
             again = Template.from_tokenizer(reloaded, template.config)
         except Exception as error:  # whatever keeps it from loading is the finding
-            return Finding("v", claim, (f"it does not load again: {error}",), "saved to a folder")
-    failures = [example.where for example, row in rows if again.render(example) != row]
-    failures = [f"{where} has other tokens after reloading" for where in failures]
+            why = f"it does not load again: {str(error).partition(chr(10))[0]}"
+            return Finding("v", claim, (why,), "saved to a folder")
+    wrong = [example.where for example, row in rows if again.render(example) != row]
+    failures = [f"{where} has other tokens after reloading" for where in wrong]
     if reloaded.chat_template != template.tokenizer.chat_template:
         failures.append("the chat template is another after reloading")
-    evidence = f"{len(rows)} rows have the same tokens before saving and after loading"
+    evidence = f"{len(rows) - len(wrong)} of {len(rows)} rows are the same after reloading"
     return Finding("v", claim, tuple(failures), evidence)
 
 
@@ -278,8 +282,8 @@ def _notes(template: Template, rows: Rows) -> list[str]:
     num_tokens = num_deleted = 0
     for example, row in rows:
         spoken = [t for t, s in zip(row.tokens, row.segments, strict=True) if Segment.EOS > s > 0]
-        completion = str(template.tokenizer.decode(spoken))
-        text = _own_text(template, [("user", example.question), ("assistant", completion)])
+        turns = (("user", example.question), ("assistant", str(template.tokenizer.decode(spoken))))
+        text = _own_text(template, turns)
         count = row.segments.count(Segment.REASONING)
         num_tokens += count
         num_deleted += 0 if example.reasoning.strip() in text else count

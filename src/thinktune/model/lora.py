@@ -24,7 +24,7 @@ class LoRAConfig(Settings):
     """Inner dimension r of B @ A."""
     alpha: PositiveFloat = 16.0
     """Numerator of the scale the update is multiplied by."""
-    dropout: NonNegativeFloat = Field(0.0, lt=1.0)
+    dropout: NonNegativeFloat = Field(default=0.0, lt=1.0)
     """Share of the adapter's inputs set to zero while training."""
     target_modules: tuple[str, ...] = ALL_LINEAR
     """Layers that get an adapter, by the last parts of their name."""

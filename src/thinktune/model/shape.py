@@ -108,7 +108,8 @@ def shape_from_config(config: Mapping[str, Any], where: str = "config.json") -> 
         num_hidden_layers=config["num_hidden_layers"],
         num_attention_heads=heads,
         num_key_value_heads=config.get("num_key_value_heads") or heads,
-        head_dim=config.get("head_dim") or (128 if kind == "qwen3" else config["hidden_size"] // heads),
+        head_dim=config.get("head_dim")
+        or (128 if kind == "qwen3" else config["hidden_size"] // heads),
         rms_norm_eps=float(config.get("rms_norm_eps", 1e-6)),
         rope_theta=theta,
         rope_scaling=scaling,

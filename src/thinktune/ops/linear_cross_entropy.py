@@ -1,23 +1,25 @@
 """Loss from hidden states, without the logits of more than one chunk ever in memory."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: FunctionCtx,
+        ctx: Any,
         hidden_CD: Tensor,
         weight_VD: Tensor,
         targets_C: Tensor,
         weights_C: Tensor,
         chunk_tokens: int,
     ) -> tuple[Tensor, Tensor]:
-        wants_grad = ctx.needs_input_grad[0]  # pyright: ignore[reportAttributeAccessIssue]
+        wants_grad = ctx.needs_input_grad[0]
         grad_CD = torch.empty_like(hidden_CD) if wants_grad else None
         wide = torch.promote_types(hidden_CD.dtype, torch.float32)
         nll_C = hidden_CD.new_empty(targets_C.shape, dtype=wide)
@@ -33,13 +35,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 logits.mul_(weights_C[part, None])
                 torch.mm(logits.to(weight_VD.dtype), weight_VD, out=grad_CD[part])
         ctx.save_for_backward(grad_CD)
-        ctx.mark_non_differentiable(nll_C)  # pyright: ignore[reportAttributeAccessIssue]
+        ctx.mark_non_differentiable(nll_C)
         return (nll_C * weights_C).sum(), nll_C
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (grad_CD,) = ctx.saved_tensors  # pyright: ignore[reportAttributeAccessIssue]
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad_CD,) = ctx.saved_tensors
         return grad_CD * grads[0], None, None, None, None
 
 

@@ -1,16 +1,18 @@
 """A frozen linear layer and its low-rank adapter as one operation."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
 class _LoRALinear(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: FunctionCtx,
+        ctx: Any,
         x: Tensor,
         weight: Tensor,
         bias: Tensor | None,
@@ -24,23 +26,23 @@ class _LoRALinear(torch.autograd.Function):
         S = F.linear(seen, A)
         out = F.linear(x, weight, bias).addmm_(S, B.T, alpha=scale)
         ctx.save_for_backward(seen, weight, A, B, S)
-        ctx.scale, ctx.has_dropout = scale, dropped is not None  # pyright: ignore[reportAttributeAccessIssue]
-        ctx.types = lora_A.dtype, lora_B.dtype  # pyright: ignore[reportAttributeAccessIssue]
+        ctx.scale, ctx.has_dropout = scale, dropped is not None
+        ctx.types = lora_A.dtype, lora_B.dtype
         return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        seen, weight, A, B, S = ctx.saved_tensors  # pyright: ignore[reportAttributeAccessIssue]
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        seen, weight, A, B, S = ctx.saved_tensors
         grad = grads[0]
-        grad_S = (grad @ B).mul_(ctx.scale)  # pyright: ignore[reportAttributeAccessIssue]
-        type_A, type_B = ctx.types  # pyright: ignore[reportAttributeAccessIssue]
+        grad_S = (grad @ B).mul_(ctx.scale)
+        type_A, type_B = ctx.types
         grad_A = (grad_S.T @ seen).to(type_A)
-        grad_B = (grad.T @ S).to(type_B).mul_(ctx.scale)  # pyright: ignore[reportAttributeAccessIssue]
+        grad_B = (grad.T @ S).to(type_B).mul_(ctx.scale)
         grad_x = grad_dropped = None
-        if ctx.needs_input_grad[0]:  # pyright: ignore[reportAttributeAccessIssue]
+        if ctx.needs_input_grad[0]:
             grad_x = grad @ weight
-            if ctx.has_dropout:  # pyright: ignore[reportAttributeAccessIssue]
+            if ctx.has_dropout:
                 grad_dropped = grad_S @ A
             else:
                 grad_x.addmm_(grad_S, A)

@@ -1,14 +1,16 @@
 """Root-mean-square normalisation that keeps its input and one number a row for backward."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         rrms = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
         rrms = rrms.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
@@ -17,8 +19,8 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, *grads: Tensor) -> tuple[Tensor, None, None]:
-        x, weight, rrms = ctx.saved_tensors  # pyright: ignore[reportAttributeAccessIssue]
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        x, weight, rrms = ctx.saved_tensors
         scaled = (grads[0] * weight).to(rrms.dtype)
         unit = x.to(rrms.dtype) * rrms
         along = (scaled * unit).mean(-1, keepdim=True)

@@ -131,8 +131,7 @@ def train(
     if steps_done:
         checkpoints.read_optimizer(decoder, optimizer)
     heldout_rows = [
-        row.to(decoder.device)
-        for row in pack(data.heldout, data.weights, data.packing.max_tokens)
+        row.to(decoder.device) for row in pack(data.heldout, data.weights, data.packing.max_tokens)
     ]
     num_steps = plan_steps(config, len(data.train))
     watcher.stage("Training the adapter", num_steps)
@@ -150,7 +149,10 @@ def train(
             seconds = time.perf_counter() - started
             steps_done = step + 1
             first, last = first or metrics.losses, metrics.losses
-            num_tokens, seconds_in_steps = num_tokens + metrics.num_tokens, seconds_in_steps + seconds
+            num_tokens, seconds_in_steps = (
+                num_tokens + metrics.num_tokens,
+                seconds_in_steps + seconds,
+            )
             epoch = steps_done * config.batch_size / len(data.train)
             record = _step_record(metrics, seconds, rate, epoch)
             if heldout_rows and _due(steps_done, num_steps, config.eval_steps):

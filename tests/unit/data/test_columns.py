@@ -119,7 +119,10 @@ def test_complete_columns_are_preferred_to_messages_unless_messages_are_asked_fo
     assert read_one(row | {"reasoning": "MR"}, messages="Messages").question == "MQ"
 
 
-def test_a_system_column_serves_messages_that_have_none() -> None:
+def test_reasoning_and_system_columns_serve_messages_that_have_none() -> None:
+    plain = [MESSAGES[0], {"role": "assistant", "content": "MA"}]
+    assert read_one({"messages": plain, "cot": "R"}).reasoning == "R"
+    assert refusal({"messages": plain}) == "train.jsonl: empty reasoning in 1 row: 1"
     assert read_one({"messages": MESSAGES, "system": "S"}).system == "S"
     with_system = [{"role": "system", "content": "T"}, *MESSAGES]
     assert "another in the messages" in refusal({"messages": with_system, "system": "S"})
@@ -147,7 +150,7 @@ def test_an_unknown_field_to_map_is_refused() -> None:
 
 
 def test_every_empty_field_of_every_row_is_named() -> None:
-    assert refusal(GOOD, GOOD | {"answer": None, "reasoning": " \n"}, GOOD | {"answer": ""}) == (
+    assert refusal(GOOD, GOOD | {"answer": None, "reasoning": " \n"}, GOOD | {"answer": " "}) == (
         "train.jsonl: empty reasoning in 1 row: 2; train.jsonl: empty answer in 2 rows: 2, 3"
     )
 
@@ -182,10 +185,14 @@ def test_a_row_of_another_file_is_named_with_its_file() -> None:
 def test_held_out_questions_may_lack_reasoning_and_answer() -> None:
     (example,) = to_examples(rows({"question": "Q", "label": "x"}), {}, required=("question",))
     assert (example.reasoning, example.answer, example.reference) == ("", "", "x")
+    messages = rows({"messages": MESSAGES[:1]})
+    assert to_examples(messages, {}, required=("question",))[0].question == "MQ"
 
 
 def test_a_history_that_cannot_be_read_is_refused_not_lost() -> None:
-    assert "neither a list nor its JSON text as history in 1 row: 1" in refusal(GOOD | {"history": 5})
+    assert "neither a list nor its JSON text as history in 1 row: 1" in refusal(
+        GOOD | {"history": 5}
+    )
     turn = {"role": "user", "content": "x"}
     assert "not user and assistant by turns in 1 row: 1" in refusal(GOOD | {"history": [turn]})
 

@@ -88,6 +88,7 @@ def test_a_folder_gives_the_files_of_the_split(tmp_path: Path, names: Sequence[s
         put(tmp_path / name, row(name))
     (tmp_path / "dataset_info.json").write_text("{}")
     (tmp_path / "README.md").write_text("# a data card")
+    (tmp_path / "folder.jsonl").mkdir()
     (example,) = read_examples(str(tmp_path), split="test")
     assert example.where == f"{names[1]} row 1"
     assert questions(tmp_path, "train") == [f"Q {names[0]}"]
@@ -121,6 +122,7 @@ def test_a_split_that_a_folder_lacks_is_refused_with_those_it_has(tmp_path: Path
 def test_no_split_means_every_row_of_the_folder(tmp_path: Path) -> None:
     put(tmp_path / "train.jsonl", row("a"))
     put(tmp_path / "test.jsonl", row("b"))
+    (tmp_path / "dataset_info.json").write_text('{"splits": []}')
     assert questions(tmp_path, None) == ["Q b", "Q a"]
 
 
@@ -166,6 +168,12 @@ def test_held_out_questions_are_never_the_training_rows(tmp_path: Path) -> None:
         read_heldout(DataConfig(train=str(path), heldout_split="train"))
 
 
+def test_no_held_out_split_means_no_held_out_questions_and_forbids_a_source_of_them() -> None:
+    assert read_heldout(DataConfig(train="missing.jsonl", heldout_split=None)) == []
+    with pytest.raises(ConfigError, match=r"data\.heldout=x\.jsonl is not read while"):
+        read_heldout(DataConfig(train="a.jsonl", heldout="x.jsonl", heldout_split=None))
+
+
 def test_held_out_questions_of_their_own_file_need_no_reasoning(tmp_path: Path) -> None:
     train = put(tmp_path / "train.jsonl", row("0"))
     heldout = put(tmp_path / "held.jsonl", {"question": "Q 1", "reference": "x"})
@@ -190,6 +198,8 @@ def test_settings_without_a_meaning_are_refused(tmp_path: Path) -> None:
     path = str(put(tmp_path / "a.jsonl", row("0")))
     with pytest.raises(ConfigError, match=r"data\.limit=0"):
         read_examples(path, limit=0)
+    with pytest.raises(ConfigError, match="no data: name a file"):
+        read_examples("")
     with pytest.raises(ConfigError, match=r"data\.revision=main is of a Hub data set"):
         read_examples(path, revision="main")
 
@@ -230,9 +240,13 @@ def test_a_shipped_data_set_is_found_by_name_and_a_local_one_goes_before_it(ship
     assert questions("clinic", "train") == ["Q local"]
 
 
-def test_every_data_set_in_the_package_is_listed() -> None:
+def test_every_data_set_in_the_package_can_be_trained_on_and_held_out() -> None:
     folder = Path(sources.__file__).parents[1] / "assets" / "data"
-    assert sources._shipped() == sorted(p.name for p in folder.glob("*") if p.is_dir())
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    assert names
+    for name in names:
+        assert read_train(DataConfig(train=name, limit=2))[0].where == "train.jsonl row 1"
+        assert read_heldout(DataConfig(train=name))[0].where == "test.jsonl row 1"
 
 
 class Hub:
