@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -54,7 +53,7 @@ _SHOWN_METRICS = (
 def sparkline(values: Sequence[float], width: int = 40) -> str:
     """Draw numbers as a line of bars, from lowest to highest.
 
-    >>> sparkline([1, 2, 3, 4])
+    >>> sparkline([1.0, 2.0, 3.0, 4.0])
     '▁▃▅█'
     """
     if not values:
@@ -94,7 +93,7 @@ class LiveView:
         self._losses: list[float] = []
         self._numbers: dict[str, float | int | str | None] = {}
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "LiveView":
         """Start drawing."""
         if self._console.is_terminal:
             self._live.start()
