@@ -9,8 +9,8 @@ from rich.text import Text
 from thinktune.data.example import Role, Turn
 from thinktune.errors import ConfigError
 from thinktune.generation import Completion, GenerationConfig, Stop, generate
+from thinktune.loading import Model, load_model, load_run_model
 from thinktune.model.adapter_io import read_adapter
-from thinktune.pipeline import Model, load_model, load_run_model
 from thinktune.settings import parse_settings
 
 CLOSE_TAG = "</think>"

@@ -1,16 +1,22 @@
 """The verbs of the command line; each is thin and calls the pipeline."""
 
+import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
 from thinktune.errors import ThinktuneError
+
+if TYPE_CHECKING:  # torch takes seconds; --help must not
+    from thinktune.config import RunConfig
+    from thinktune.data.template import Template
+    from thinktune.pipeline import Outcome
 
 app = typer.Typer(
     help="Teach a distilled reasoning model your chain of thought, and prove what changed.",
@@ -26,19 +32,20 @@ console = Console()
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="Settings to change, as `lora.rank=32`.")
 ]
-Seed = Annotated[int | None, typer.Option(help="Same as the override seed=N.")]
+# Text, because the setting itself says best what is wrong with it.
+Seed = Annotated[str | None, typer.Option(metavar="N", help="Same as the override seed=N.")]
 
 
 def _recipe_name(recipe: str) -> str:
     return Path(recipe).stem
 
 
-def _with_seed(overrides: list[str] | None, seed: int | None) -> list[str]:
+def _with_seed(overrides: list[str] | None, seed: str | None) -> list[str]:
     return [*(overrides or []), *([] if seed is None else [f"seed={seed}"])]
 
 
 def _run(recipe: str, overrides: list[str], *, resume: bool, compare_after: bool) -> None:
-    from thinktune import pipeline, view  # noqa: PLC0415 - torch takes seconds; --help must not
+    from thinktune import pipeline, view  # noqa: PLC0415
     from thinktune.config import read_recipe  # noqa: PLC0415
 
     config = read_recipe(recipe, overrides)
@@ -53,7 +60,7 @@ def _run(recipe: str, overrides: list[str], *, resume: bool, compare_after: bool
     _show(outcome, config)
 
 
-def _show(outcome, config) -> None:
+def _show(outcome: "Outcome", config: "RunConfig") -> None:
     from thinktune import view  # noqa: PLC0415
 
     if outcome.comparison is not None:
@@ -63,8 +70,14 @@ def _show(outcome, config) -> None:
         console.print(Text(outcome.comparison.verdict, style="bold"))
         for warning in outcome.comparison.warnings:
             console.print(Text(f"note: {warning}", style="yellow"))
-    console.print(f"\nRun folder: {outcome.run.path}", markup=False)
-    console.print(f"Talk to it:  thinktune chat {outcome.run.path}", markup=False)
+    console.print()
+    for what, shown in (
+        ("Run folder", str(outcome.run.path)),
+        ("Comparison", str(outcome.run.evaluation / "comparison.md")),
+        ("Talk to it", f"thinktune chat {shlex.quote(str(outcome.run.path))}"),
+    ):
+        if what != "Comparison" or outcome.comparison is not None:
+            console.print(Text.assemble((f"{what}: ", "dim"), shown), soft_wrap=True)
 
 
 @app.command()
@@ -73,17 +86,16 @@ def demo(overrides: Overrides = None, seed: Seed = None) -> None:
 
     Example: `thinktune demo --seed 1`
     """
-    from thinktune.data.sources import read_heldout, read_train  # noqa: PLC0415
-
     recipe = "clinic-en-smollm2"
-    _inspect_recipe(recipe, _with_seed(overrides, seed), read_train, read_heldout)
+    _inspect_recipe(recipe, _with_seed(overrides, seed))
     _run(recipe, _with_seed(overrides, seed), resume=False, compare_after=True)
 
 
-def _inspect_recipe(recipe: str, overrides: list[str], read_train, read_heldout) -> None:
+def _inspect_recipe(recipe: str, overrides: list[str]) -> None:
     from thinktune import view  # noqa: PLC0415
     from thinktune.config import read_recipe  # noqa: PLC0415
     from thinktune.data.inspection import inspect  # noqa: PLC0415
+    from thinktune.data.sources import read_heldout, read_train  # noqa: PLC0415
 
     config = read_recipe(recipe, overrides)
     inspection = inspect(read_train(config.data), heldout=read_heldout(config.data))
@@ -191,7 +203,7 @@ def inspect_command(
         raise typer.Exit(1)
 
 
-def _template(model: str):
+def _template(model: str) -> "Template":
     from thinktune.data.template import Template, TemplateConfig  # noqa: PLC0415
     from thinktune.model.checkpoint_io import find_checkpoint, load_tokenizer  # noqa: PLC0415
 
@@ -206,8 +218,12 @@ def chat(
     question: Annotated[
         str | None, typer.Option("--question", "-q", help="Ask once and leave.")
     ] = None,
-    temperature: Annotated[float | None, typer.Option(min=0)] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(min=1)] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="0 takes the likeliest token each time.", min=0)
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="Most tokens of an answer, reasoning included.", min=1)
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
 ) -> None:
     """Talk to a model in the terminal; its reasoning is dimmed.
@@ -223,17 +239,24 @@ def chat(
 
 
 @contextmanager
-def _plain_errors():
+def _plain_errors() -> Iterator[None]:
     """One clear line and exit code 2 for what the user can put right."""
     try:
         yield
     except ThinktuneError as error:
-        Console(stderr=True).print(
-            Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True
-        )
-        sys.exit(2)
+        _refuse(str(error))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _refuse(f"{error.filename}: {error.strerror}")
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _refuse(message: str) -> NoReturn:
+    line = Text.assemble(("error: ", "bold red"), " ".join(message.split()))
+    Console(stderr=True).print(line, soft_wrap=True)
+    sys.exit(2)
 
 
 def main(run: Callable[[], None] = app) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, Field, NonNegativeInt, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from thinktune.data.loader import SegmentConfig
 from thinktune.data.packing import PackingConfig
@@ -37,6 +37,10 @@ _ELSEWHERE = {
     "r": "use lora.rank",
     "lora_alpha": "use lora.alpha",
     "lora_dropout": "use lora.dropout",
+    "model_name_or_path": "use base_model",
+    "lr": "use optimizer.learning_rate",
+    "warmup_ratio": "use optimizer.warmup_steps",
+    "logging_steps": "every step is logged",
     "bf16": "use base_dtype=bfloat16",
     "fp16": "use base_dtype=float16",
     "packing": "packing is always on; packing.max_tokens is its row length",
@@ -52,7 +56,7 @@ class RunConfig(Settings):
     """Branch, tag or commit of a Hub model."""
     base_dtype: BaseDtype = BaseDtype.AUTO
     """Type of the frozen base weights; auto is bfloat16 where the hardware multiplies it."""
-    seed: NonNegativeInt = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
     """Of the adapter's first values, the order of examples, dropout, and sampling."""
     data: DataConfig
     template: TemplateConfig = TemplateConfig()
@@ -74,6 +78,28 @@ class RunConfig(Settings):
         if not self.reasoning.loss_weight and not self.answer.loss_weight:
             raise ValueError("reasoning.loss_weight and answer.loss_weight are both 0")
         return self
+
+    @model_validator(mode="after")
+    def _has_targets(self) -> "RunConfig":
+        if not self.lora.target_modules:
+            raise ValueError("lora.target_modules is empty: no layer would get an adapter")
+        return self
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that refuses what it would otherwise drop: a setting that stands twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Make a group of its lines."""
+        seen = set()
+        for key, _ in node.value:
+            name = str(key.value)
+            if name in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"{name} stands twice", problem_mark=key.start_mark
+                )
+            seen.add(name)
+        return super().construct_mapping(node, deep)
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -107,7 +133,7 @@ def read_recipe(recipe: str, overrides: Sequence[str] = ()) -> RunConfig:
     """
     path = find_recipe(recipe)
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        settings = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # a SafeLoader
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 (byte {error.start})") from None
     except yaml.YAMLError as error:
@@ -133,7 +159,9 @@ def _override(settings: dict[str, Any], override: str) -> None:
     *groups, name = key.split(".")
     place = settings
     for group in groups:
-        inner = place.setdefault(group, {})
+        if place.get(group) is None:
+            place[group] = {}
+        inner = place[group]
         if not isinstance(inner, dict):
             raise ConfigError(f"{key}: {group} is a single setting, it has no {name}")
         place = inner
@@ -146,8 +174,10 @@ def check(settings: Mapping[str, Any], *, where: str) -> RunConfig:
     Raises:
         ConfigError: the first wrong setting, its value, and the way out.
     """
+    # A group whose lines are all commented out is null in YAML.
+    given = {k: {} if v is None and k in _groups() else v for k, v in settings.items()}
     try:
-        return RunConfig.model_validate(settings)
+        return RunConfig.model_validate(given)
     except ValidationError as error:
         raise ConfigError(f"{where}: {_explain(error)}") from None
 
@@ -155,31 +185,48 @@ def check(settings: Mapping[str, Any], *, where: str) -> RunConfig:
 def _explain(error: ValidationError) -> str:
     # An unknown name first: a value that is missing may only be misspelt.
     first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-    path = [str(part) for part in first["loc"]]
+    path = _setting_path(first["loc"])
     name = ".".join(path)
     if first["type"] == "extra_forbidden":
         return f"unknown setting {name}{_hint(path)}"
     if first["type"] == "missing":
         return f"{name} is missing; every recipe needs it"
-    message = first["msg"].removeprefix("Value error, ")
+    messages = [e["msg"] for e in error.errors() if _setting_path(e["loc"]) == path]
+    message = ", or ".join(messages).removeprefix("Value error, ")
+    if first["type"] == "tuple_type":
+        message = f"write a list: [{first['input']}]"
+    if first["type"] == "model_type":
+        message = f"a group of settings; write {name}.SETTING=VALUE"
     if not name:
         return message
     return f"{name}={first['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _setting_path(loc: tuple[int | str, ...]) -> list[str]:
+    # Pydantic names the members of a union, as in literal['auto'], behind the setting.
+    return [str(part) for part in loc if "[" not in str(part)]
 
 
 def _hint(path: list[str]) -> str:
     if path[-1] in _ELSEWHERE:
         return f"; {_ELSEWHERE[path[-1]]}"
     names = setting_names()
-    full = ".".join(path)
-    near = difflib.get_close_matches(full, names, n=1, cutoff=0.6)
-    if not near:
-        near = [name for name in names if name.rpartition(".")[2] == path[-1]][:1]
+    group, _, own = ".".join(path).rpartition(".")
+    last = {name: name.rpartition(".")[2] for name in names}
+    siblings = [last[name] for name in names if name.rpartition(".")[0] == group]
+    if near := difflib.get_close_matches(own, siblings, n=1, cutoff=0.75):
+        return f"; did you mean {'.'.join([*path[:-1], near[0]])}?"
+    if not (near := [name for name in names if last[name] == own]):
+        near = difflib.get_close_matches(".".join(path), [*names, *_groups()], n=1, cutoff=0.7)
+    if not near and (close := difflib.get_close_matches(own, last.values(), n=1, cutoff=0.75)):
+        near = [name for name in names if last[name] == close[0]]
     if near:
-        return f"; did you mean {near[0]}?"
-    group = ".".join(path[:-1])
-    known = [n for n in names if n.rpartition(".")[0] == group]
-    return f"; known: {', '.join(known)}"
+        return f"; did you mean {' or '.join(near)}?"
+    return f"; known: {', '.join([*siblings, *([] if group else _groups())])}"
+
+
+def _groups() -> list[str]:
+    return list(dict.fromkeys(n.partition(".")[0] for n in setting_names() if "." in n))
 
 
 def setting_names(model: type[BaseModel] = RunConfig, prefix: str = "") -> list[str]:

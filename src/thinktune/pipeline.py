@@ -1,73 +1,42 @@
 """The Python API: one function a stage, from a recipe to a comparison."""
 
 import json
-import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
+from thinktune.answering import answer
 from thinktune.atomic import folder_aside
 from thinktune.config import RunConfig
-from thinktune.data.contract import require_contract
-from thinktune.data.example import Example
 from thinktune.data.loader import segment_weights
-from thinktune.data.segments import RenderedSet
-from thinktune.data.sources import read_heldout, read_train
-from thinktune.data.template import Template, TemplateConfig, render_all
 from thinktune.errors import RunError
 from thinktune.evaluation.comparison import Comparison, compare
 from thinktune.evaluation.report import write_comparison
-from thinktune.evaluation.samples import Graded, Sample
-from thinktune.evaluation.scores import grade_samples, summarise, to_metrics
-from thinktune.evaluation.tasks import EvaluationConfig, Task, task_from_examples
-from thinktune.generation import Completion, GenerationConfig, Stop, generate
-from thinktune.memory_allocator import keep_freed_memory
-from thinktune.model.adapter_io import BaseIdentity, read_adapter, write_adapter
-from thinktune.model.checkpoint_io import (
-    BaseDtype,
-    find_checkpoint,
-    fingerprint,
-    load_decoder,
-    load_tokenizer,
-    resolve_dtype,
-)
-from thinktune.model.decoder import Decoder
+from thinktune.evaluation.samples import Graded
+from thinktune.evaluation.scores import summarise, to_metrics
+from thinktune.evaluation.tasks import Task, task_from_examples
+from thinktune.generation import GenerationConfig, generate
+from thinktune.loading import Data, Model, load_config_model, load_data, load_run_model, prompt_of
+from thinktune.model.adapter_io import write_adapter
 from thinktune.model.lora import attach, base_only
 from thinktune.run_folder import (
     RunFolder,
     new_run_folder,
     open_run,
+    refuse_taken,
+    require_same,
     run_to_resume,
     update_record,
     write_record,
 )
-from thinktune.tracking import Silence, Tracker, Watcher
+from thinktune.tracking import Silence, Tracker, Watcher, keep_records, require_trackers
 from thinktune.training.checkpoints import CheckpointFolder
 from thinktune.training.loop import TrainingData, TrainingSummary, train
 
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """A base model, ready to be asked or trained."""
-
-    decoder: Decoder
-    tokenizer: PreTrainedTokenizerBase
-    template: Template
-    base: BaseIdentity
-
-
-@dataclass(frozen=True, slots=True)
-class Data:
-    """A run's records, read and rendered."""
-
-    train: list[Example]
-    heldout: list[Example]
-    train_rows: RenderedSet
-    heldout_rows: RenderedSet
+SAMPLES_FILE = "samples.jsonl"
+"""What the model wrote along the way, in the run folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,151 +48,6 @@ class Outcome:
     comparison: Comparison | None
     before: list[Graded]
     after: list[Graded]
-
-
-def pick_device() -> torch.device:
-    """The first CUDA device, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def load_model(
-    base_model: str,
-    *,
-    revision: str | None = None,
-    base_dtype: BaseDtype = BaseDtype.AUTO,
-    template: TemplateConfig | None = None,
-    watcher: Watcher | None = None,
-) -> Model:
-    """Find, check and load a base model.
-
-    Raises:
-        CheckpointError: it is not there, damaged or unsupported.
-        TemplateError: its tokenizer breaks the template contract.
-        ConfigError: this build cannot run the asked type.
-    """
-    watcher = watcher or Silence()
-    device = pick_device()
-    dtype = resolve_dtype(base_dtype, device)
-    watcher.stage(f"Loading {base_model}")
-    folder = find_checkpoint(base_model, revision)
-    tokenizer = load_tokenizer(folder)
-    template = template or TemplateConfig()
-    require_contract(tokenizer, template)
-    if device.type == "cpu":
-        keep_freed_memory()
-    decoder = load_decoder(folder, dtype=dtype, device=device)
-    base = BaseIdentity(base_model, revision, fingerprint(decoder))
-    return Model(decoder, tokenizer, Template.from_tokenizer(tokenizer, template), base)
-
-
-def load_run_model(path: str | Path, watcher: Watcher | None = None) -> tuple[Model, RunConfig]:
-    """The base model of a finished run with the run's adapter attached."""
-    run, config, _ = open_run(path)
-    if not run.adapter.is_dir():
-        raise RunError(f"{run.path}: no adapter yet; finish it with `thinktune train --resume`")
-    model = load_config_model(config, watcher)
-    read_adapter(model.decoder, run.adapter)
-    return model, config
-
-
-def load_config_model(config: RunConfig, watcher: Watcher | None = None) -> Model:
-    """The base model a run's settings name."""
-    return load_model(
-        config.base_model,
-        revision=config.revision,
-        base_dtype=config.base_dtype,
-        template=config.template,
-        watcher=watcher,
-    )
-
-
-def load_data(config: RunConfig, template: Template, watcher: Watcher) -> Data:
-    """Read and render a run's records; every row the length limit touched is named."""
-    watcher.stage(f"Reading {config.data.train}")
-    train_examples = read_train(config.data)
-    heldout = read_heldout(config.data)
-    limit = config.packing.max_tokens
-    train_rows = render_all(template, train_examples, limit)
-    # Held-out questions may come without reasoning or answer: asked, but no loss to measure.
-    whole = [e for e in heldout if e.reasoning.strip() and e.answer.strip()]
-    heldout_rows = render_all(template, whole, limit)
-    for name, rows in (("training", train_rows), ("held-out", heldout_rows)):
-        _tell_limits(rows, name, limit, watcher)
-    if not heldout:
-        watcher.say("No held-out questions (data.heldout_split is null): nothing is compared.")
-    return Data(train_examples, heldout, train_rows, heldout_rows)
-
-
-def _tell_limits(rows: RenderedSet, name: str, limit: int, watcher: Watcher) -> None:
-    for what, touched in (("dropped", rows.dropped), ("shortened", rows.shortened)):
-        if touched:
-            told = "; ".join(f"{where} ({detail})" for where, detail in touched)
-            watcher.say(f"{len(touched)} {name} rows {what} (limit {limit} tokens): {told}")
-
-
-def answer(
-    model: Model,
-    task: Task,
-    config: EvaluationConfig,
-    *,
-    seed: int,
-    watcher: Watcher,
-    title: str,
-) -> list[Graded]:
-    """Ask the model every question of a task, as it stands, and grade what it writes."""
-    prompts = [
-        model.template.render_prompt(p.question, system=p.system, history=p.history)
-        for p in task.problems
-    ]
-    watcher.stage(title, len(prompts))
-    started = time.perf_counter()
-    num_done = num_tokens = num_closed = 0
-
-    def on_done(index: int, completion: Completion) -> None:
-        nonlocal num_done, num_tokens, num_closed
-        num_done, num_tokens = num_done + 1, num_tokens + len(completion.tokens)
-        num_closed += model.template.parse(completion.text).closed
-        watcher.advance(
-            num_done,
-            {
-                "closed": num_closed,
-                "tokens_per_second": num_tokens / (time.perf_counter() - started),
-            },
-        )
-
-    completions = generate(
-        model.decoder,
-        model.tokenizer,
-        prompts,
-        GenerationConfig(
-            max_new_tokens=config.max_new_tokens,
-            temperature=config.temperature,
-            top_p=config.top_p,
-        ),
-        stop_token_ids=model.template.stop_token_ids,
-        seed=seed,
-        batch_size=config.batch_size,
-        on_done=on_done,
-    )
-    samples = [
-        _sample(model, problem.id, prompt, completion)
-        for problem, prompt, completion in zip(task.problems, prompts, completions, strict=True)
-    ]
-    return grade_samples(task, samples)
-
-
-def _sample(model: Model, problem_id: str, prompt: Sequence[int], completion: Completion) -> Sample:
-    parsed = model.template.parse(completion.text)
-    return Sample(
-        problem_id=problem_id,
-        prompt=str(model.tokenizer.decode(list(prompt), skip_special_tokens=False)),
-        completion=completion.text,
-        reasoning=parsed.reasoning,
-        answer=parsed.answer,
-        closed=parsed.closed,
-        truncated=completion.stop is Stop.TOKEN_LIMIT,
-        num_tokens=len(completion.tokens),
-    )
 
 
 def make_task(config: RunConfig, data: Data, recipe_name: str) -> Task:
@@ -254,18 +78,14 @@ def run_recipe(
         ThinktuneError: anything the user can put right; nothing half-written is left.
     """
     watcher = watcher or Silence()
-    run = run_to_resume(config, recipe_name) if resume else new_run_folder(config, recipe_name)
+    require_trackers(config.report_to)
+    going_on = run_to_resume(config, recipe_name) if resume else None
+    if going_on is None:
+        refuse_taken(config.output_dir)
     model = load_config_model(config, watcher)
-    data = load_data(config, model.template, watcher)
+    data = load_data(config, model, watcher)
     task = make_task(config, data, recipe_name) if compare_after and data.heldout else None
-    checkpoints = CheckpointFolder(
-        run.checkpoints, config.lora, model.base, config.training.save_total_limit
-    )
-    steps_done = checkpoints.read(model.decoder) if resume else 0
-    if not steps_done:
-        attach(model.decoder, config.lora, seed=config.seed)
-    if not resume:
-        write_record(run, config, recipe_name, _facts(model, data))
+    run, checkpoints, steps_done = _begin(model, config, data, recipe_name, going_on)
     before: list[Graded] = []
     if task is not None:
         with base_only(model.decoder):
@@ -278,11 +98,29 @@ def run_recipe(
     return Outcome(run, training, comparison, before, after)
 
 
+def _begin(
+    model: Model, config: RunConfig, data: Data, recipe_name: str, going_on: RunFolder | None
+) -> tuple[RunFolder, CheckpointFolder, int]:
+    """Attach the adapter, fresh or from the newest checkpoint, and have a run folder for it."""
+    keep = config.training.save_total_limit
+    facts = _facts(model, data)
+    if going_on is not None:
+        require_same(going_on, facts)
+        checkpoints = CheckpointFolder(going_on.checkpoints, config.lora, model.base, keep)
+        if steps_done := checkpoints.read(model.decoder):
+            return going_on, checkpoints, steps_done
+    attach(model.decoder, config.lora, seed=config.seed)
+    run = going_on or new_run_folder(config, recipe_name)
+    if going_on is None:
+        write_record(run, config, recipe_name, facts)
+    return run, CheckpointFolder(run.checkpoints, config.lora, model.base, keep), 0
+
+
 def _answer(
     model: Model, task: Task, config: RunConfig, watcher: Watcher, when: str
 ) -> list[Graded]:
     who = "the base model" if when == "before" else "the trained adapter"
-    title = f"Answering {len(task.problems)} held-out questions with {who}"
+    title = f"Answers of {who}"
     return answer(model, task, config.evaluation, seed=config.seed, watcher=watcher, title=title)
 
 
@@ -322,6 +160,8 @@ def _train(
         resume_step=steps_done,
     )
 
+    keep_records(run.path / SAMPLES_FILE, steps_done)
+
     def sample(step: int) -> None:
         _look(model, config, data, run, step)
 
@@ -347,7 +187,8 @@ def _train(
         tracker.close()
     with folder_aside(run.adapter) as aside:
         write_adapter(model.decoder, aside, config.lora, model.base)
-    update_record(run, {"training": asdict(summary)})
+    if summary.last is not None:  # else the run was finished before, and has its record
+        update_record(run, {"training": asdict(summary)})
     return summary
 
 
@@ -357,14 +198,11 @@ def _look(model: Model, config: RunConfig, data: Data, run: RunFolder, step: int
     completions = generate(
         model.decoder,
         model.tokenizer,
-        [
-            model.template.render_prompt(e.question, system=e.system, history=e.history)
-            for e in asked
-        ],
+        [prompt_of(model.template, e) for e in asked],
         GenerationConfig(max_new_tokens=config.evaluation.max_new_tokens, temperature=0, top_p=1),
         stop_token_ids=model.template.stop_token_ids,
     )
-    with (run.path / "samples.jsonl").open("a", encoding="utf-8") as file:
+    with (run.path / SAMPLES_FILE).open("a", encoding="utf-8") as file:
         for example, completion in zip(asked, completions, strict=True):
             record = {"step": step, "where": example.where, "question": example.question}
             record |= {"completion": completion.text, "stop": completion.stop.value}
@@ -410,7 +248,7 @@ def evaluate_run(
         settings = config.evaluation.model_copy(update={"num_questions": num_questions})
         config = config.model_copy(update={"evaluation": settings})
     model, _ = load_run_model(path, watcher)
-    data = load_data(config, model.template, watcher)
+    data = load_data(config, model, watcher)
     if not data.heldout:
         raise RunError(f"{run.path}: the run has no held-out questions; name data.heldout")
     task = make_task(config, data, recipe_name)

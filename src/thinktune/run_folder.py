@@ -1,5 +1,6 @@
 """The folder a run leaves behind: what was asked for, with what, and what came of it."""
 
+import itertools
 import json
 import platform
 import re
@@ -56,23 +57,55 @@ def versions() -> dict[str, str]:
     return found
 
 
-def new_run_folder(config: RunConfig, recipe_name: str) -> RunFolder:
-    """Choose the folder of a new run; nothing is written yet.
+def refuse_taken(output_dir: str | None) -> None:
+    """Say early that a new run cannot have its folder; nothing is written.
 
     Raises:
         RunError: ``output_dir`` is taken.
     """
-    if config.output_dir is None:
-        now = datetime.now().strftime("%Y%m%d-%H%M%S")
-        stem = RUNS / f"{recipe_name}-{now}"
-        candidates = [stem, *(Path(f"{stem}-{n}") for n in range(2, 100))]
-        return RunFolder(next(path for path in candidates if not path.exists()))
-    path = Path(config.output_dir).expanduser()
+    if output_dir is None:
+        return
+    path = Path(output_dir).expanduser()
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise RunError(
             f"output_dir: {path} exists already; go on with it by --resume, or name another"
         )
-    return RunFolder(path)
+
+
+def new_run_folder(config: RunConfig, recipe_name: str) -> RunFolder:
+    """Make the folder of a new run; of runs that start together, each gets its own.
+
+    Raises:
+        RunError: ``output_dir`` is taken.
+    """
+    refuse_taken(config.output_dir)
+    if config.output_dir is not None:
+        run = RunFolder(Path(config.output_dir).expanduser())
+        run.path.mkdir(parents=True, exist_ok=True)
+        return run
+    now = datetime.now().strftime("%Y%m%d-%H%M%S")
+    for number in itertools.count(1):
+        path = RUNS / f"{recipe_name}-{now}{f'-{number}' if number > 1 else ''}"
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return RunFolder(path)
+    raise AssertionError("unreachable")
+
+
+def require_same(run: RunFolder, facts: Mapping[str, Any]) -> None:
+    """Refuse to go on with a run whose base weights or data are others by now.
+
+    Raises:
+        RunError: says which.
+    """
+    before = read_record(run)
+    for name in ("base", "data"):
+        old, new = before.get(name), json.loads(json.dumps(facts[name]))
+        if changed := _differences(old, new) if isinstance(old, dict) else {}:
+            told = "; ".join(f"{k}: {a} then, {b} now" for k, (a, b) in changed.items())
+            raise RunError(f"--resume: {run.path} was started with another {name} ({told:.300})")
 
 
 def write_record(

@@ -1,5 +1,6 @@
 """Where a run's numbers go: always metrics.jsonl, and the trackers asked for beside it."""
 
+import importlib.util
 import json
 import math
 import netrc
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from thinktune import atomic
-from thinktune.errors import ConfigError
+from thinktune.errors import ConfigError, RunError
 
 METRICS_FILE = "metrics.jsonl"
 Metrics = Mapping[str, float | int | str | None]
@@ -54,11 +55,45 @@ class Silence:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Every record of a run's metrics.jsonl, oldest first; empty if there is none."""
-    path = folder / METRICS_FILE
+    """Every record of a run's metrics.jsonl, oldest first; empty if there is none.
+
+    Raises:
+        RunError: a line is damaged.
+    """
+    return read_records(folder / METRICS_FILE)
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """Every record of a file with one for each line; empty if there is none.
+
+    A last line that was cut off, as by a power failure, is left out.
+
+    Raises:
+        RunError: another line is damaged.
+    """
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    records = []
+    *whole, rest = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    for number, line in enumerate(whole, start=1):
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise RunError(f"{path} line {number}: damaged ({error}); remove that line") from None
+        records.append(record)
+    try:
+        return [*records, json.loads(rest)]
+    except ValueError:
+        return records
+
+
+def keep_records(path: Path, last_step: int) -> None:
+    """Drop the records of later steps from a file, which a resumed run will make again."""
+    if not path.is_file():
+        return
+    kept = [record for record in read_records(path) if record["step"] <= last_step]
+    lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in kept]
+    atomic.write_text(path, "".join(lines))
 
 
 def _plain(value: float | int | str | None) -> float | int | str | None:
@@ -82,10 +117,8 @@ class Tracker:
         resume_step: int = 0,
     ) -> None:
         """Open ``folder/metrics.jsonl`` for appending, and every tracker in ``report_to``."""
-        kept = [r for r in read_metrics(folder) if r["step"] <= resume_step]
-        atomic.write_text(
-            folder / METRICS_FILE, "".join(json.dumps(record) + "\n" for record in kept)
-        )
+        folder.mkdir(parents=True, exist_ok=True)
+        keep_records(folder / METRICS_FILE, resume_step)
         self._file = (folder / METRICS_FILE).open("a", encoding="utf-8", buffering=1)
         self._wandb = (
             _start_wandb(folder, name, dict(settings or {})) if Report.WANDB in report_to else None
@@ -105,6 +138,19 @@ class Tracker:
             self._wandb.finish()
 
 
+def require_trackers(report_to: Sequence[Report]) -> None:
+    """Refuse a tracker whose package is missing, before a run begins.
+
+    Raises:
+        ConfigError: what to install.
+    """
+    for report in report_to:
+        if importlib.util.find_spec(report.value) is None:
+            raise ConfigError(
+                f"report_to=[{report}] needs the package: pip install 'thinktune[{report}]'"
+            )
+
+
 def _has_wandb_key() -> bool:
     if os.environ.get("WANDB_API_KEY"):
         return True
@@ -116,23 +162,24 @@ def _has_wandb_key() -> bool:
 
 def _start_wandb(folder: Path, name: str, settings: dict[str, object]) -> Any:
     """A W&B run that goes on if the folder has one; offline without a key; never a prompt."""
-    try:
-        import wandb  # noqa: PLC0415 - optional, slow to import
-    except ImportError:
-        raise ConfigError(
-            "report_to=[wandb] needs the package: pip install 'thinktune[wandb]'"
-        ) from None
+    import wandb  # noqa: PLC0415 - optional, slow to import
+
     remembered = folder / "wandb_run_id"
     if not remembered.is_file():
         atomic.write_text(remembered, secrets.token_hex(4))
     mode = os.environ.get("WANDB_MODE") or ("online" if _has_wandb_key() else "offline")
-    return wandb.init(
-        project=os.environ.get("WANDB_PROJECT", "thinktune"),
-        name=name,
-        id=remembered.read_text(encoding="utf-8").strip(),
-        resume="allow",
-        dir=str(folder),
-        mode=mode,  # pyright: ignore[reportArgumentType] - W&B checks the word itself
-        config=settings,
-        settings=wandb.Settings(silent=True, console="off"),
-    )
+    try:
+        return wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "thinktune"),
+            name=name,
+            id=remembered.read_text(encoding="utf-8").strip(),
+            resume="allow",
+            dir=str(folder),
+            mode=mode,  # pyright: ignore[reportArgumentType] - W&B checks the word itself
+            config=settings,
+            settings=wandb.Settings(silent=True, console="off"),
+        )
+    except (wandb.Error, ValueError) as error:
+        raise ConfigError(
+            f"report_to=[wandb]: {error}; WANDB_MODE=offline goes without the server"
+        ) from None

@@ -18,7 +18,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from thinktune.data.contract import ContractReport
@@ -67,6 +67,12 @@ def sparkline(values: Sequence[float], width: int = 40) -> str:
     return "".join(_BARS[int((value - low) * scale)] for value in means)
 
 
+def _title_column(width: int) -> Column:
+    # What the other columns need stays free: a name may be a long path.
+    room = width - (50 if width < 100 else 66)
+    return Column(no_wrap=True, overflow="ellipsis", max_width=max(room, 12))
+
+
 class LiveView:
     """Watches a run in the terminal: the stage, its progress, time left, and the losses.
 
@@ -78,13 +84,12 @@ class LiveView:
         self._console = console
         self._progress = Progress(
             SpinnerColumn(),
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=28),
-            MofNCompleteColumn(),
-            TextColumn("elapsed"),
-            TimeElapsedColumn(),
+            TextColumn("[bold]{task.description}", table_column=_title_column(console.width)),
+            BarColumn(bar_width=12 if console.width < 100 else 28),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            TimeElapsedColumn(table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(table_column=Column(no_wrap=True)),
             TextColumn("left"),
-            TimeRemainingColumn(),
             console=console,
         )
         self._live = Live(console=console, refresh_per_second=4, transient=False)
@@ -152,15 +157,13 @@ class LiveView:
             ("train/loss", "loss"),
             ("train/loss_reasoning", "reasoning"),
             ("train/loss_answer", "answer"),
-            ("heldout/loss", "held-out loss"),
+            ("heldout/loss", "held-out"),
         ):
             if key in number:
                 shown.append(f"{label} {number[key]:.3f}")
         speed = number.get("train/tokens_per_second", number.get("tokens_per_second"))
         if speed is not None:
             shown.append(f"{speed:.0f} tokens/s")
-        if "train/grad_norm" in number:
-            shown.append(f"gradient {number['train/grad_norm']:.2f}")
         if "closed" in number:
             shown.append(f"{number['closed']} closed their reasoning")
         return shown
@@ -170,11 +173,11 @@ class LiveView:
             return
         parts: list[RenderableType] = [self._progress]
         if shown := self._shown_numbers():
-            parts.append(Text("    " + "   ".join(shown), style="cyan"))
+            parts.append(Text("  " + "   ".join(shown), style="cyan"))
         if len(self._losses) > 1:
             parts.append(
                 Text.assemble(
-                    ("    loss ", "dim"),
+                    ("  loss ", "dim"),
                     (f"{self._losses[0]:.2f} ", "dim"),
                     (sparkline(self._losses), "green"),
                     (f" {self._losses[-1]:.2f}", "dim"),
@@ -186,10 +189,11 @@ class LiveView:
 def comparison_table(comparison: Comparison) -> Table:
     """Before, after and their paired difference, with 95 % intervals."""
     num = comparison.before.num_questions
-    table = Table(title=f"{num} held-out questions, before and after", box=box.ROUNDED)
+    table = Table(title=f"{num} held-out questions, before and after", box=box.SIMPLE_HEAD)
+    table.padding = (0, 1, 0, 0)  # fits 80 columns with every interval on one line
     table.add_column("")
     for title in ("before", "after", "difference"):
-        table.add_column(title, justify="right")
+        table.add_column(title, justify="right", no_wrap=True)
     for name in _SHOWN_METRICS:
         metric = METRICS[name]
         before, after = comparison.before.metrics.get(name), comparison.after.metrics.get(name)
@@ -258,7 +262,7 @@ def contract_view(report: ContractReport, name: str) -> Group:
     """The five points of the template contract, each with its evidence."""
     table = Table(title=f"template contract of {name}", box=box.ROUNDED, show_lines=True)
     for title in ("point", "promise", "", "evidence"):
-        table.add_column(title)
+        table.add_column(title, overflow="fold")
     for finding in report.findings:
         state = Text("holds", style="green") if finding.ok else Text("broken", style="bold red")
         evidence = "\n".join((*finding.failures, finding.evidence))

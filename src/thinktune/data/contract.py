@@ -45,6 +45,7 @@ PROBES = (
         where="a row with white space around its texts",
     ),
 )
+Rows = Sequence[tuple[Example, Rendered]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,20 +101,13 @@ def require_contract(tokenizer: PreTrainedTokenizerBase, config: TemplateConfig)
         TemplateError: names every point that does not hold, and why.
     """
     report = check_contract(tokenizer, config)
-    if report.ok:
+    broken = [f"({f.point}) {f.claim}: {f.failures[0]}" for f in report.findings if not f.ok]
+    if not broken:
         return report
-    broken = [
-        f"({finding.point}) {finding.claim}: {finding.failures[0]}"
-        for finding in report.findings
-        if not finding.ok
-    ]
     raise TemplateError(
         f"the tokenizer breaks the template contract: {'; '.join(broken)}; train on another "
         "checkpoint, or set template.family and template.think_open to what this one expects"
     )
-
-
-Rows = Sequence[tuple[Example, Rendered]]
 
 
 def reasoning_is_labelled(template: Template, rows: Rows) -> Finding:

@@ -22,7 +22,7 @@ class RopeScaling:
 
 def inverse_frequencies(
     width: int, theta: float, scaling: RopeScaling | None = None
-) -> Float[Tensor, " H/2"]:
+) -> Float[Tensor, " P"]:
     """Angle per position of each pair of a head ``width`` wide, in radians."""
     frequencies = theta ** -(torch.arange(0, width, 2, dtype=torch.int64).float() / width)
     if scaling is None:
@@ -35,8 +35,8 @@ def inverse_frequencies(
 
 
 def rope_tables(
-    positions_T: Int[Tensor, " T"], frequencies: Float[Tensor, " H/2"], dtype: torch.dtype
-) -> tuple[Float[Tensor, "T H"], Float[Tensor, "T H"]]:
+    positions_T: Int[Tensor, " T"], frequencies: Float[Tensor, " P"], dtype: torch.dtype
+) -> tuple[Float[Tensor, "T 2*P"], Float[Tensor, "T 2*P"]]:
     """Cosine and sine for each position, both halves filled, made in float32."""
     angles = positions_T[:, None].to(frequencies.dtype) * frequencies
     angles = torch.cat((angles, angles), dim=-1)

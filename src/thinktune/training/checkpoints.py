@@ -70,7 +70,10 @@ class CheckpointFolder:
         try:
             tensors = load_file(folder / WEIGHTS)
         except (SafetensorError, OSError) as error:
-            raise AdapterError(f"{folder / WEIGHTS}: cannot be read ({error})") from None
+            raise AdapterError(
+                f"{folder / WEIGHTS}: cannot be read ({error}); remove this checkpoint to go on "
+                "from the one before"
+            ) from None
         load_tensors(decoder, tensors, self.lora, where=str(folder))
         return steps_done
 

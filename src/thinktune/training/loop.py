@@ -137,7 +137,7 @@ def train(
     watcher.stage("Training the adapter", num_steps)
     first = last = heldout = None
     num_tokens, seconds_in_steps = 0, 0.0
-    written = steps_done
+    written = recorded = steps_done
     decoder.train()
     try:
         for step in range(steps_done, num_steps):
@@ -159,6 +159,7 @@ def train(
                 heldout = _measure(decoder, heldout_rows)
                 record |= _heldout_record(heldout)
             tracker.log(steps_done, record)
+            recorded = steps_done
             watcher.advance(steps_done, record)
             if _due(steps_done, num_steps, config.save_steps):
                 checkpoints.write(decoder, optimizer, steps_done)
@@ -166,9 +167,11 @@ def train(
             if sample and config.sample_steps and steps_done % config.sample_steps == 0:
                 sample(steps_done)
     except KeyboardInterrupt:
-        if steps_done > written:
-            checkpoints.write(decoder, optimizer, steps_done)
-        watcher.say(f"Interrupted after step {steps_done} of {num_steps}; --resume goes on there.")
+        # An update without its record is not kept: a resumed run makes both again.
+        if recorded > written and _num_updates(optimizer) == recorded:
+            checkpoints.write(decoder, optimizer, recorded)
+            written = recorded
+        watcher.say(f"Interrupted in step {recorded + 1}; --resume goes on after step {written}.")
         raise
     finally:
         decoder.eval()
@@ -201,6 +204,10 @@ def _one_step(
         [row.to(decoder.device) for row in rows],
         max_grad_norm=max_grad_norm,
     )
+
+
+def _num_updates(optimizer: torch.optim.Optimizer) -> int:
+    return max((int(state["step"]) for state in optimizer.state.values()), default=0)
 
 
 def _due(steps_done: int, num_steps: int, every: int | None) -> bool:

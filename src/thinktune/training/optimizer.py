@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 
 import torch
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 from torch import nn
 
 from thinktune.settings import Settings
@@ -30,9 +30,9 @@ class OptimizerConfig(Settings):
     """Steps over which the learning rate rises linearly."""
     weight_decay: NonNegativeFloat = 0.01
     """Decoupled weight decay (arXiv:1711.05101)."""
-    adam_beta1: float = 0.9
+    adam_beta1: float = Field(default=0.9, ge=0.0, lt=1.0)
     """Decay of the gradient's running mean."""
-    adam_beta2: float = 0.999
+    adam_beta2: float = Field(default=0.999, ge=0.0, lt=1.0)
     """Decay of the squared gradient's running mean."""
     adam_epsilon: PositiveFloat = 1e-8
     """Added to the denominator."""

@@ -101,12 +101,25 @@ def test_point_i_fails_when_the_vocabulary_changes_characters():
     assert finding.failures[0].startswith("a Chinese row reads")
 
 
+def test_point_i_allows_composing_characters():
+    template = Template.from_tokenizer(r1_qwen(), CONFIG)
+    example = replace(PROBES[0], reasoning="caf" + "e\u0301", answer="e\u0301")
+    assert reasoning_is_labelled(template, [(example, template.render(example))]).ok
+
+
 def test_point_i_fails_when_a_reasoning_token_is_in_the_prompt():
     template = Template.from_tokenizer(r1_qwen(), CONFIG)
     rows = [(e, replace(r, prompt_length=r.prompt_length + 1)) for e, r in rows_of(template)]
     finding = reasoning_is_labelled(template, rows)
     assert len(finding.failures) == len(PROBES)
     assert finding.evidence.startswith("186 of 192")
+
+
+def test_point_i_fails_when_the_answer_is_not_parsed_back():
+    template = Template.from_tokenizer(r1_qwen(), CONFIG)
+    rows = [(replace(e, answer="other"), r) for e, r in rows_of(template)]
+    failures = reasoning_is_labelled(template, rows).failures
+    assert failures[0].startswith("a short row is parsed back as Parsed(")
 
 
 def test_point_ii_fails_when_training_and_inference_prompts_differ():
@@ -153,10 +166,13 @@ def test_point_iii_fails_on_a_bos_too_many(name: str):
         assert len(finding.failures) == len(PROBES)
 
 
-def test_point_iii_fails_without_bos():
+def test_point_iii_fails_without_bos_in_front():
     template = Template.from_tokenizer(r1_llama(), CONFIG)
-    rows = [(e, replace(r, tokens=r.tokens[1:])) for e, r in rows_of(template)]
-    assert not one_bos(template, rows).ok
+    rows = rows_of(template)
+    without = [(e, replace(r, tokens=r.tokens[1:])) for e, r in rows]
+    late = [(e, replace(r, tokens=(*r.tokens[1:], r.tokens[0]))) for e, r in rows]
+    for broken in (without, late):
+        assert len(one_bos(template, broken).failures) == len(PROBES)
 
 
 def test_point_iv_fails_without_a_labelled_eos():
@@ -166,6 +182,8 @@ def test_point_iv_fails_without_a_labelled_eos():
     masked = [(e, replace(r, segments=(*r.segments[:-1], Segment.PROMPT))) for e, r in rows]
     assert len(eos_is_labelled(template, masked).failures) == len(PROBES)
     assert len(eos_is_labelled(template, cut).failures) == 2 * len(PROBES)
+    early = [(e, replace(r, tokens=(*r.tokens[:-2], r.tokens[-1], r.tokens[-2]))) for e, r in rows]
+    assert len(eos_is_labelled(template, early).failures) == len(PROBES)
 
 
 def test_point_v_fails_when_the_reloaded_rows_differ():

@@ -73,3 +73,25 @@ def test_a_failing_chat_template_is_named():
     tokenizer.chat_template = "{{ raise_exception('no users here') }}"
     with pytest.raises(TemplateError, match="own chat template fails: no users here"):
         template_of(tokenizer)
+
+
+def test_the_chat_template_decides_where_a_vocabulary_has_the_marks_of_both():
+    tokenizer = copy.deepcopy(r1_llama())
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    assert template_of(tokenizer).family is TemplateFamily.R1_LLAMA
+    tokenizer.chat_template = chatml().chat_template
+    assert template_of(tokenizer).family is TemplateFamily.CHATML
+
+
+def test_text_outside_a_system_turn_is_no_system_text():
+    tokenizer = copy.deepcopy(chatml())
+    tokenizer.chat_template = "Today: " + str(tokenizer.chat_template)
+    assert template_of(tokenizer).default_system == ""
+
+
+def test_generation_also_stops_at_the_tokenizers_own_end():
+    tokenizer = copy.deepcopy(chatml())
+    tokenizer.add_special_tokens({"eos_token": "</s>"})
+    template = template_of(tokenizer)
+    assert template.eos_token_id == tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert tokenizer.eos_token_id in template.stop_token_ids

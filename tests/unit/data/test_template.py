@@ -235,3 +235,9 @@ def test_the_real_r1_vocabulary_renders_its_own_prompts_and_keeps_reasoning():
     marks = tokenizer.convert_tokens_to_ids(["<think>", "</think>"])
     assert [t for t in row.tokens[row.prompt_length :] if t in marks] == marks
     assert template.parse_ids(row.tokens[row.prompt_length :]).reasoning == FEVER.reasoning
+
+
+def test_white_space_around_reasoning_and_answer_is_dropped(tokenizer: PreTrainedTokenizerBase):
+    template = template_of(tokenizer)
+    padded = replace(FEVER, reasoning=f"\n {FEVER.reasoning}\n\n", answer=f"\n\n{FEVER.answer} \n")
+    assert template.render(padded) == template.render(FEVER)

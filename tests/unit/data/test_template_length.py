@@ -75,3 +75,14 @@ def test_fail_names_the_rows_and_the_way_out():
     ):
         render_all(template, [FEVER, LONG], 10)
     assert len(render_all(template, [FEVER, LONG], 10_000).rows) == 2
+
+
+def test_no_sentence_goes_that_fits():
+    template = template_of()
+    whole = template.render(LONG)
+    fitted = fit(template, LONG, whole, len(whole.tokens) - 1)
+    assert fitted is not None
+    assert fit(template, LONG, whole, len(fitted.tokens)) == fitted
+    shorter = fit(template, LONG, whole, len(fitted.tokens) - 1)
+    assert shorter is not None
+    assert len(shorter.tokens) < len(fitted.tokens)

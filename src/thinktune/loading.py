@@ -1,0 +1,148 @@
+"""A run's model and records, found, checked, and ready to be asked or trained."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from thinktune.config import RunConfig
+from thinktune.data.contract import require_contract
+from thinktune.data.example import Example
+from thinktune.data.segments import RenderedSet
+from thinktune.data.sources import read_heldout, read_train
+from thinktune.data.template import Template, TemplateConfig, render_all
+from thinktune.errors import DataError, RunError
+from thinktune.evaluation.tasks import Problem
+from thinktune.memory_allocator import keep_freed_memory
+from thinktune.model.adapter_io import BaseIdentity, read_adapter
+from thinktune.model.checkpoint_io import (
+    BaseDtype,
+    find_checkpoint,
+    fingerprint,
+    load_decoder,
+    load_tokenizer,
+    resolve_dtype,
+)
+from thinktune.model.decoder import Decoder
+from thinktune.run_folder import open_run
+from thinktune.tracking import Silence, Watcher
+
+_MAX_TOLD = 20  # rows named on the screen; run.json names all
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A base model, ready to be asked or trained."""
+
+    decoder: Decoder
+    tokenizer: PreTrainedTokenizerBase
+    template: Template
+    base: BaseIdentity
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """A run's records, read and rendered."""
+
+    train: list[Example]
+    heldout: list[Example]
+    train_rows: RenderedSet
+    heldout_rows: RenderedSet
+
+
+def pick_device() -> torch.device:
+    """The first CUDA device, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load_model(
+    base_model: str,
+    *,
+    revision: str | None = None,
+    base_dtype: BaseDtype = BaseDtype.AUTO,
+    template: TemplateConfig | None = None,
+    watcher: Watcher | None = None,
+) -> Model:
+    """Find, check and load a base model.
+
+    Raises:
+        CheckpointError: it is not there, damaged or unsupported.
+        TemplateError: its tokenizer breaks the template contract.
+        ConfigError: this build cannot run the asked type.
+    """
+    watcher = watcher or Silence()
+    device = pick_device()
+    dtype = resolve_dtype(base_dtype, device)
+    watcher.stage(f"Loading {base_model}")
+    folder = find_checkpoint(base_model, revision)
+    tokenizer = load_tokenizer(folder)
+    template = template or TemplateConfig()
+    require_contract(tokenizer, template)
+    if device.type == "cpu":
+        keep_freed_memory()
+    decoder = load_decoder(folder, dtype=dtype, device=device)
+    base = BaseIdentity(base_model, revision, fingerprint(decoder))
+    return Model(decoder, tokenizer, Template.from_tokenizer(tokenizer, template), base)
+
+
+def load_run_model(path: str | Path, watcher: Watcher | None = None) -> tuple[Model, RunConfig]:
+    """The base model of a finished run with the run's adapter attached."""
+    run, config, _ = open_run(path)
+    if not run.adapter.is_dir():
+        raise RunError(f"{run.path}: no adapter yet; finish it with `thinktune train --resume`")
+    model = load_config_model(config, watcher)
+    read_adapter(model.decoder, run.adapter)
+    return model, config
+
+
+def load_config_model(config: RunConfig, watcher: Watcher | None = None) -> Model:
+    """The base model a run's settings name."""
+    return load_model(
+        config.base_model,
+        revision=config.revision,
+        base_dtype=config.base_dtype,
+        template=config.template,
+        watcher=watcher,
+    )
+
+
+def load_data(config: RunConfig, model: Model, watcher: Watcher) -> Data:
+    """Read and render a run's records; every row the length limit touched is named.
+
+    Raises:
+        DataError: the rows cannot be read or used; or a question alone fills the model's context.
+    """
+    watcher.stage(f"Reading {config.data.train}")
+    train_examples = read_train(config.data)
+    heldout = read_heldout(config.data)
+    context = model.decoder.shape.max_position_embeddings
+    limit = min(config.packing.max_tokens, context)
+    template = model.template
+    train_rows = render_all(template, train_examples, limit)
+    # Held-out questions may come without reasoning or answer: asked, but no loss to measure.
+    whole = [e for e in heldout if e.reasoning.strip() and e.answer.strip()]
+    heldout_rows = render_all(template, whole, limit)
+    for example in heldout:
+        if len(prompt_of(template, example)) >= context:
+            raise DataError(
+                f"{example.where}: the question alone fills the model's context ({context} tokens)"
+            )
+    for name, rows in (("training", train_rows), ("held-out", heldout_rows)):
+        _tell_limits(rows, name, limit, watcher)
+    if not heldout:
+        watcher.say("No held-out questions (data.heldout_split is null): nothing is compared.")
+    return Data(train_examples, heldout, train_rows, heldout_rows)
+
+
+def _tell_limits(rows: RenderedSet, name: str, limit: int, watcher: Watcher) -> None:
+    for what, touched in (("dropped", rows.dropped), ("shortened", rows.shortened)):
+        if touched:
+            told = "; ".join(f"{where} ({detail})" for where, detail in touched[:_MAX_TOLD])
+            more = "; more in run.json" if len(touched) > _MAX_TOLD else ""
+            watcher.say(f"{len(touched)} {name} rows {what} (limit {limit} tokens): {told}{more}")
+
+
+def prompt_of(template: Template, asked: Example | Problem) -> list[int]:
+    """Token ids the model is given for a question with its system prompt and earlier turns."""
+    return template.render_prompt(asked.question, system=asked.system, history=asked.history)

@@ -1,0 +1,149 @@
+"""A run interrupted anywhere and resumed is, bit for bit, the run that was not."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.small_runs import ROWS, Interrupter, small_config, without_timing, write_rows
+from thinktune.config import RunConfig
+from thinktune.errors import AdapterError, RunError
+from thinktune.model.decoder import Decoder
+from thinktune.pipeline import run_recipe
+from thinktune.tracking import read_metrics, read_records
+
+
+def outcome_of(run: Path) -> tuple[list[dict[str, Any]], bytes]:
+    """What must be the same: the numbers and the adapter."""
+    looks = [(r["step"], r["where"]) for r in read_records(run / "samples.jsonl")]
+    assert len(set(looks)) == len(looks), "a look at the model was written down twice"
+    return (
+        without_timing(read_metrics(run)),
+        (run / "adapter" / "adapter_model.safetensors").read_bytes(),
+    )
+
+
+def train(config: RunConfig, *, resume: bool = False, watcher: Any = None) -> Path:
+    run = run_recipe(config, "small", resume=resume, compare_after=False, watcher=watcher).run
+    return run.path
+
+
+def interrupt(config: RunConfig, title: str, done: int) -> list[str]:
+    watcher = Interrupter(title, done)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, watcher=watcher)
+    return watcher.said
+
+
+def make_config(folder: Path, **training: Any) -> RunConfig:
+    settings = {"batch_size": 3, "max_steps": 6, "eval_steps": 2, "save_steps": 4}
+    return small_config(
+        folder, training=settings | {"sample_steps": 2} | training, evaluation={"max_new_tokens": 2}
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple:
+    """The uninterrupted run."""
+    return outcome_of(train(make_config(tmp_path_factory.mktemp("whole"))))
+
+
+@pytest.mark.parametrize("steps", [(1,), (4,), (2, 5)])
+def test_a_run_interrupted_and_resumed_is_the_uninterrupted_run(
+    tmp_path: Path, whole: tuple, steps: Sequence[int]
+) -> None:
+    config = make_config(tmp_path)
+    said = interrupt(config, "Training", steps[0])
+    assert f"--resume goes on after step {steps[0]}." in said[-1]
+    for step in steps[1:]:
+        with pytest.raises(KeyboardInterrupt):
+            train(config, resume=True, watcher=Interrupter("Training", step))
+    assert outcome_of(train(config, resume=True)) == whole
+
+
+def test_a_run_interrupted_before_its_first_step_starts_again(tmp_path: Path, whole: tuple) -> None:
+    config = make_config(tmp_path)
+    watcher = Interrupter("Answers of the base model", 1)
+    with pytest.raises(KeyboardInterrupt):
+        run_recipe(config, "small", watcher=watcher)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert outcome_of(train(config, resume=True)) == whole
+
+
+def test_a_run_killed_after_its_checkpoint_makes_the_later_steps_again(
+    tmp_path: Path, whole: tuple
+) -> None:
+    config = make_config(tmp_path)
+    interrupt(config, "Training", 5)
+    (tmp_path / "run" / "checkpoints" / "step-000005").rename(tmp_path / "as-if-never-written")
+    assert outcome_of(train(config, resume=True)) == whole
+
+
+def test_resuming_a_finished_run_changes_none_of_its_numbers(tmp_path: Path, whole: tuple) -> None:
+    config = make_config(tmp_path)
+    run = train(config)
+    before = (run / "run.json").read_bytes()
+    assert outcome_of(train(config, resume=True)) == whole
+    assert (run / "run.json").read_bytes() == before
+
+
+def test_only_the_newest_checkpoints_stay(tmp_path: Path) -> None:
+    run = train(make_config(tmp_path, save_steps=1, save_total_limit=3, sample_steps=None))
+    names = sorted(path.name for path in (run / "checkpoints").iterdir())
+    assert names == ["step-000004", "step-000005", "step-000006"]
+
+
+@pytest.mark.parametrize(
+    ("file", "error", "damage"),
+    [
+        ("adapter_model.safetensors", AdapterError, "cut"),
+        ("adapter_model.safetensors", AdapterError, "gone"),
+        ("optimizer.safetensors", RunError, "cut"),
+    ],
+)
+def test_a_damaged_newest_checkpoint_is_named_with_the_way_out_and_that_way_works(
+    tmp_path: Path, whole: tuple, file: str, error: type[Exception], damage: str
+) -> None:
+    config = make_config(tmp_path)
+    interrupt(config, "Training", 5)
+    newest = tmp_path / "run" / "checkpoints" / "step-000005"
+    if damage == "cut":
+        content = (newest / file).read_bytes()
+        (newest / file).write_bytes(content[: len(content) // 2])
+    else:
+        (newest / file).unlink()
+    with pytest.raises(error, match=f"step-000005.{file}: cannot be read .*remove this checkpoint"):
+        train(config, resume=True)
+    for path in newest.iterdir():
+        path.unlink()
+    newest.rmdir()
+    assert outcome_of(train(config, resume=True)) == whole
+
+
+def test_a_run_whose_data_changed_is_not_gone_on_with(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    interrupt(config, "Training", 2)
+    write_rows(tmp_path / "rows.jsonl", ROWS[1:])
+    with pytest.raises(RunError, match=r"started with another data .*num_train: 8 then, 7 now"):
+        train(config, resume=True)
+
+
+def test_an_update_whose_record_is_missing_is_made_again(tmp_path: Path, whole: tuple) -> None:
+    config = make_config(tmp_path)
+
+    def press(module: torch.nn.Module, _: object) -> None:
+        # Ctrl-C can come in any operation: here in the held-out pass after step 2.
+        if isinstance(module, Decoder) and not module.training:
+            raise KeyboardInterrupt
+
+    handle = torch.nn.modules.module.register_module_forward_pre_hook(press)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(config)
+    finally:
+        handle.remove()
+    assert [record["step"] for record in read_metrics(tmp_path / "run")] == [1]
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert outcome_of(train(config, resume=True)) == whole
