@@ -45,11 +45,12 @@ def _with_seed(overrides: list[str] | None, seed: str | None) -> list[str]:
 
 
 def _run(recipe: str, overrides: list[str], *, resume: bool, compare_after: bool) -> None:
-    from thinktune import pipeline, view  # noqa: PLC0415
+    from thinktune import pipeline  # noqa: PLC0415
     from thinktune.config import read_recipe  # noqa: PLC0415
+    from thinktune.live_view import LiveView  # noqa: PLC0415
 
     config = read_recipe(recipe, overrides)
-    with view.LiveView(console) as watcher:
+    with LiveView(console) as watcher:
         outcome = pipeline.run_recipe(
             config,
             _recipe_name(recipe),
@@ -132,11 +133,12 @@ def evaluate(
 
     Example: `thinktune evaluate runs/first`
     """
-    from thinktune import pipeline, view  # noqa: PLC0415
+    from thinktune import pipeline  # noqa: PLC0415
+    from thinktune.live_view import LiveView  # noqa: PLC0415
     from thinktune.run_folder import open_run  # noqa: PLC0415
 
     _, config, _ = open_run(run)
-    with view.LiveView(console) as watcher:
+    with LiveView(console) as watcher:
         outcome = pipeline.evaluate_run(run, num_questions=num_questions, watcher=watcher)
     _show(outcome, config)
 

@@ -14,7 +14,6 @@ from thinktune.data.sources import read_heldout, read_train
 from thinktune.data.template import Template, TemplateConfig, render_all
 from thinktune.errors import DataError, RunError
 from thinktune.evaluation.tasks import Problem
-from thinktune.memory_allocator import keep_freed_memory
 from thinktune.model.adapter_io import BaseIdentity, read_adapter
 from thinktune.model.checkpoint_io import (
     BaseDtype,
@@ -79,8 +78,6 @@ def load_model(
     tokenizer = load_tokenizer(folder)
     template = template or TemplateConfig()
     require_contract(tokenizer, template)
-    if device.type == "cpu":
-        keep_freed_memory()
     decoder = load_decoder(folder, dtype=dtype, device=device)
     base = BaseIdentity(base_model, revision, fingerprint(decoder))
     return Model(decoder, tokenizer, Template.from_tokenizer(tokenizer, template), base)
@@ -130,6 +127,8 @@ def load_data(config: RunConfig, model: Model, watcher: Watcher) -> Data:
             )
     for name, rows in (("training", train_rows), ("held-out", heldout_rows)):
         _tell_limits(rows, name, limit, watcher)
+    if not train_rows.rows:
+        raise DataError(f"{config.data.train}: no training rows are left within {limit} tokens")
     if not heldout:
         watcher.say("No held-out questions (data.heldout_split is null): nothing is compared.")
     return Data(train_examples, heldout, train_rows, heldout_rows)

@@ -17,28 +17,30 @@ from thinktune.training.step import Losses, StepMetrics, heldout_loss, train_ste
 
 # Relative errors in float64.
 TOLERANCE = {
-    "gradient": 1e-9,  # measured 0
-    "loss": 1e-12,  # measured 0
+    "gradient": 1e-12,  # measured 3.2e-15
+    "loss": 1e-12,  # measured 4e-16
 }
 few = settings(max_examples=8, deadline=None)
+more = settings(max_examples=25, deadline=None)
 WEIGHTS = segment_weights(SegmentConfig(loss_weight=0.5), SegmentConfig(loss_weight=1.0))
 
 
 @st.composite
-def rendered(draw: st.DrawFn) -> Rendered:
-    """A document of any proportions, whose prompt may or may not open the reasoning."""
+def parts(draw: st.DrawFn) -> tuple:
+    """A document of any proportions, whose prompt may or may not open the reasoning.
+
+    Not yet a `Rendered`: its checked types draw random numbers, which hypothesis forbids here.
+    """
     prompt, reasoning, answer = (draw(st.integers(low, 6)) for low in (1, 0, 0))
     segments = [Segment.PROMPT] * prompt + [Segment.THINK_OPEN]
     segments += [Segment.REASONING] * reasoning + [Segment.THINK_CLOSE]
     segments += [Segment.ANSWER] * answer + [Segment.EOS]
-    token = st.integers(0, 399)
-    tokens = draw(st.lists(token, min_size=len(segments), max_size=len(segments)))
-    opened = draw(st.booleans())
-    name = f"row {draw(st.integers(0, 999))}"
-    return Rendered(tuple(tokens), tuple(segments), prompt + opened, name)
+    start, step = draw(st.integers(0, 400)), draw(st.sampled_from([0, 1, 7, 131]))
+    tokens = tuple((start + place * step) % 401 for place in range(len(segments)))
+    return tokens, tuple(segments), prompt + draw(st.booleans()), f"row {start}"
 
 
-EXAMPLES = st.lists(rendered(), min_size=1, max_size=5)
+EXAMPLES = st.lists(parts(), min_size=1, max_size=5)
 
 
 class KeepGradients(torch.optim.SGD):
@@ -79,7 +81,7 @@ def _plain(examples: list[Rendered], weights: dict[Segment, float]) -> tuple[flo
             total = total + weight * F.cross_entropy(logits[place - 1], tokens[place])
             count += weight
     grads = torch.autograd.grad(total / count, ADAPTER)
-    return float(total) / count, torch.cat([grad.flatten() for grad in grads])
+    return total.detach().item() / count, torch.cat([grad.flatten() for grad in grads])
 
 
 def _same(ours: tuple[StepMetrics, Tensor], loss: float, gradient: Tensor) -> None:
@@ -91,6 +93,7 @@ def _same(ours: tuple[StepMetrics, Tensor], loss: float, gradient: Tensor) -> No
 @given(EXAMPLES, st.integers(0, 80))
 @few
 def test_the_gradient_does_not_depend_on_the_length_of_a_row(examples, extra):
+    examples = [Rendered(*example) for example in examples]
     longest = max(len(example.tokens) for example in examples)
     rows = pack(examples, WEIGHTS, longest + extra)
     loss, gradient = _plain(examples, WEIGHTS)
@@ -101,6 +104,7 @@ def test_the_gradient_does_not_depend_on_the_length_of_a_row(examples, extra):
 @given(EXAMPLES, st.randoms(use_true_random=False))
 @few
 def test_the_gradient_does_not_depend_on_the_order_of_the_examples(examples, random):
+    examples = [Rendered(*example) for example in examples]
     metrics, gradient = _step([pack_row(examples, WEIGHTS)])
     shuffled = list(examples)
     random.shuffle(shuffled)
@@ -111,6 +115,7 @@ def test_the_gradient_does_not_depend_on_the_order_of_the_examples(examples, ran
 @given(EXAMPLES)
 @few
 def test_a_reasoning_weight_of_zero_leaves_the_gradient_of_the_answer_alone(examples):
+    examples = [Rendered(*example) for example in examples]
     weights = segment_weights(SegmentConfig(loss_weight=0.0), SegmentConfig())
     answer_alone = {Segment.ANSWER: 1.0, Segment.EOS: 1.0}
     ours = _step(pack(examples, weights, 200))
@@ -122,6 +127,7 @@ def test_a_reasoning_weight_of_zero_leaves_the_gradient_of_the_answer_alone(exam
 @given(EXAMPLES, st.floats(0.01, 50))
 @few
 def test_scaling_every_weight_changes_nothing(examples, factor):
+    examples = [Rendered(*example) for example in examples]
     metrics, gradient = _step(pack(examples, WEIGHTS, 200))
     scaled = {segment: float(weight * factor) for segment, weight in WEIGHTS.items()}
     again, other = _step(pack(examples, scaled, 200))
@@ -133,11 +139,11 @@ def test_scaling_every_weight_changes_nothing(examples, factor):
 @given(EXAMPLES)
 @few
 def test_the_parts_of_the_loss_add_up_to_the_whole(examples):
+    examples = [Rendered(*example) for example in examples]
     losses = heldout_loss(DECODER, pack(examples, segment_weights(*[SegmentConfig()] * 2), 60))
     opened = [e.segments[e.prompt_length :] for e in examples]
-    reasoning = sum(s in (Segment.THINK_OPEN, Segment.REASONING, Segment.THINK_CLOSE)
-                    for segments in opened for s in segments)  # fmt: skip
-    answer = sum(map(len, opened)) - reasoning
+    answer = sum(s in (Segment.ANSWER, Segment.EOS) for segments in opened for s in segments)
+    reasoning = sum(map(len, opened)) - answer
     assert losses.num_targets == reasoning + answer
     assert losses.loss_reasoning is not None
     assert losses.loss_answer is not None
@@ -146,7 +152,9 @@ def test_the_parts_of_the_loss_add_up_to_the_whole(examples):
 
 
 @given(EXAMPLES)
+@more
 def test_no_token_of_a_prompt_carries_loss_and_no_target_crosses_documents(examples):
+    examples = [Rendered(*example) for example in examples]
     weights = dict.fromkeys(Segment, 1.0)  # the prompt's too, were it asked for
     row = pack_row(examples, weights)
     starts = [sum(row.lengths[:i]) for i in range(len(row.lengths))]
@@ -160,9 +168,11 @@ def test_no_token_of_a_prompt_carries_loss_and_no_target_crosses_documents(examp
     assert row.where == tuple(example.where for example in examples)
 
 
-@given(rendered(), rendered())
+@given(parts(), parts())
+@more
 def test_the_first_token_of_a_document_is_never_predicted_from_another(first, second):
-    whole = Rendered(second.tokens, (Segment.ANSWER,) * len(second.tokens), prompt_length=0)
+    first, tokens = Rendered(*first), second[0]
+    whole = Rendered(tokens, (Segment.ANSWER,) * len(tokens), prompt_length=0)
     row = pack_row([first, whole], WEIGHTS)
     own = [p for p in row.predictors_C.tolist() if p >= len(first.tokens) - 1]
     assert own == list(range(len(first.tokens), row.num_tokens - 1))
@@ -171,19 +181,20 @@ def test_the_first_token_of_a_document_is_never_predicted_from_another(first, se
 @given(EXAMPLES)
 @few
 def test_examples_without_a_target_are_refused_and_nothing_changes(examples):
+    examples = [Rendered(*example) for example in examples]
     before = [parameter.detach().clone() for parameter in ADAPTER]
     with pytest.raises(TrainingError, match="no token carries loss in row"):
         _step(pack(examples, {}, 200))
     assert all(map(torch.equal, before, ADAPTER))
 
 
-@given(EXAMPLES, rendered(), st.integers(0, 4))
+@given(EXAMPLES, parts(), st.integers(0, 4))
 @few
 def test_a_row_whose_loss_is_not_finite_is_named_and_nothing_changes(examples, bad, place):
+    examples = [Rendered(*example) for example in examples]
     # One embedding is broken, and only one example has that token.
-    bad = Rendered(
-        (bad.tokens[0], 402, *bad.tokens[2:]), bad.segments, min(bad.prompt_length, 2), "the bad"
-    )
+    tokens, segments, prompt_length, _ = bad
+    bad = Rendered((tokens[0], 402, *tokens[2:]), segments, prompt_length, "the bad")
     decoder = tiny_decoder("qwen2", torch.float64)
     parameters = attach_trained(decoder, LoRAConfig(rank=2, target_modules=("v_proj",)))
     decoder.model.embed_tokens.weight[402] = float("nan")
@@ -195,9 +206,7 @@ def test_a_row_whose_loss_is_not_finite_is_named_and_nothing_changes(examples, b
     with pytest.raises(TrainingError, match="not finite on the bad: nothing was updated"):
         train_step(decoder, parameters, optimizer, rows, max_grad_norm=1.0)
     assert all(map(torch.equal, before, adapter_parameters(decoder).values()))
-    assert all(
-        map(torch.equal, moments, [v for s in optimizer.state.values() for v in s.values()])
-    )
+    assert all(map(torch.equal, moments, [v for s in optimizer.state.values() for v in s.values()]))
     assert all(parameter.grad is None for parameter in parameters)
 
 

@@ -27,12 +27,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
             part = slice(start, start + chunk_tokens)
             logits = F.linear(hidden_CD[part], weight_VD).to(wide)
             targets = targets_C[part, None]
-            norm = torch.logsumexp(logits, -1, keepdim=True)
-            nll_C[part] = (norm - logits.gather(1, targets)).squeeze(1)
+            highest = logits.amax(-1, keepdim=True)
+            at_target = logits.gather(1, targets) - highest
+            total = logits.sub_(highest).exp_().sum(-1, keepdim=True)
+            nll_C[part] = (total.log() - at_target).squeeze(1)
             if grad_CD is not None:
-                logits.sub_(norm).exp_()  # now the probabilities
-                logits.scatter_add_(1, targets, logits.new_full((1, 1), -1).expand_as(targets))
-                logits.mul_(weights_C[part, None])
+                weights = weights_C[part, None].to(wide)
+                logits.mul_(weights / total)  # now the weighted probabilities
+                logits.scatter_add_(1, targets, -weights)
                 torch.mm(logits.to(weight_VD.dtype), weight_VD, out=grad_CD[part])
         ctx.save_for_backward(grad_CD)
         ctx.mark_non_differentiable(nll_C)

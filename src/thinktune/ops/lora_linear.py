@@ -38,7 +38,7 @@ class _LoRALinear(torch.autograd.Function):
         grad_S = (grad @ B).mul_(ctx.scale)
         type_A, type_B = ctx.types
         grad_A = (grad_S.T @ seen).to(type_A)
-        grad_B = (grad.T @ S).to(type_B).mul_(ctx.scale)
+        grad_B = (S.T @ grad).T.to(type_B).mul_(ctx.scale)
         grad_x = grad_dropped = None
         if ctx.needs_input_grad[0]:
             grad_x = grad @ weight

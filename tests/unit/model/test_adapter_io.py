@@ -106,7 +106,7 @@ def test_writing_twice_gives_the_same_bytes(folder: Path, tmp_path_factory: pyte
 def test_an_adapter_of_another_base_is_refused(folder: Path, tmp_path: Path):
     save_model(make_model("qwen2", seed=1), tmp_path / "other")
     other = load_decoder(tmp_path / "other", dtype=torch.float32, device=CPU)
-    with pytest.raises(AdapterError, match="another base model.*owner/name"):
+    with pytest.raises(AdapterError, match=r"another base model.*owner/name"):
         read_adapter(other, folder)
     assert not adapted_layers(other)
 

@@ -197,7 +197,9 @@ def test_a_folder_without_tokenizer_is_refused(folder: Path):
         load_tokenizer(folder)
 
 
-@pytest.mark.parametrize("text", ["", "{", "{}", "[]", '{"version": "1.0", "model": {"type": "X"}}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "{}", "[]", '{"version": "1.0", "model": {"type": "X"}}']
+)
 def test_a_broken_tokenizer_is_refused(folder: Path, text: str):
     (folder / "tokenizer.json").write_text(text)
     with pytest.raises(CheckpointError, match="tokenizer cannot be read"):
