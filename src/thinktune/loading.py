@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from thinktune.config import RunConfig
 from thinktune.data.contract import require_contract
 from thinktune.data.example import Example
+from thinktune.data.faults import find_leaks
 from thinktune.data.segments import RenderedSet
 from thinktune.data.sources import read_heldout, read_train
 from thinktune.data.template import Template, TemplateConfig, render_all
@@ -108,11 +109,16 @@ def load_data(config: RunConfig, model: Model, watcher: Watcher) -> Data:
     """Read and render a run's records; every row the length limit touched is named.
 
     Raises:
-        DataError: the rows cannot be read or used; or a question alone fills the model's context.
+        DataError: the rows cannot be read or used; a held-out question is also among the training
+            rows; or a question alone fills the model's context.
     """
     watcher.stage(f"Reading {config.data.train}")
     train_examples = read_train(config.data)
     heldout = read_heldout(config.data)
+    leaks = find_leaks(train_examples, heldout)
+    if leaks.rows:
+        named = ", ".join(leaks.rows[:8]) + (" ..." if leaks.num_rows > 8 else "")
+        raise DataError(f"{leaks.what} in {leaks.num_rows} rows ({named}); {leaks.way_out}")
     context = model.decoder.shape.max_position_embeddings
     limit = min(config.packing.max_tokens, context)
     template = model.template

@@ -209,8 +209,8 @@ def _look(model: Model, config: RunConfig, data: Data, run: RunFolder, step: int
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
-def _compare(
-    config: RunConfig, run: RunFolder, task: Task, before: list[Graded], after: list[Graded]
+def _write_comparison(
+    config: RunConfig, folder: Path, task: Task, before: list[Graded], after: list[Graded]
 ) -> Comparison:
     settings = config.evaluation
     decoding = {
@@ -220,7 +220,14 @@ def _compare(
         "seed": config.seed,
     }
     comparison = compare(before, after, task_name=task.name, decoding=decoding, seed=config.seed)
-    write_comparison(run.evaluation, before, after, comparison, num_shown=settings.num_shown)
+    write_comparison(folder, before, after, comparison, num_shown=settings.num_shown)
+    return comparison
+
+
+def _compare(
+    config: RunConfig, run: RunFolder, task: Task, before: list[Graded], after: list[Graded]
+) -> Comparison:
+    comparison = _write_comparison(config, run.evaluation, task, before, after)
     scores = {
         when: summarise(graded, seed=config.seed)
         for when, graded in (("before", before), ("after", after))
@@ -255,7 +262,11 @@ def evaluate_run(
     with base_only(model.decoder):
         before = _answer(model, task, config, watcher, "before")
     after = _answer(model, task, config, watcher, "after")
-    comparison = _compare(config, run, task, before, after)
+    if num_questions is None:
+        comparison = _compare(config, run, task, before, after)
+    else:  # a part never takes the place of the whole
+        folder = run.evaluation / f"first-{num_questions}"
+        comparison = _write_comparison(config, folder, task, before, after)
     return Outcome(run, _no_training(), comparison, before, after)
 
 

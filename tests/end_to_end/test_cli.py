@@ -42,7 +42,7 @@ def thinktune(capsys: pytest.CaptureFixture[str], *words: object) -> Said:
 
 def in_a_process(*words: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "thinktune", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
 @pytest.fixture(scope="module")

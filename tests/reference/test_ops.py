@@ -262,9 +262,10 @@ def test_a_new_token_sees_its_cache_as_packed_attention_sees_its_document():
     packed = reference.packed_attention(q, k, v, lengths)
     ends = torch.tensor(lengths).cumsum(0)
     # Places beyond a row's length hold rubbish that must not be read.
-    keys, values = (torch.full((4, kv_heads, 17, width), 1e30).double() for _ in range(2))
+    keys = torch.full((4, kv_heads, width, 17), 1e30).double()
+    values = keys.mT.clone()
     for row, (end, length) in enumerate(zip(ends.tolist(), lengths, strict=True)):
-        keys[row, :, :length] = k[end - length : end].transpose(0, 1)
+        keys[row, ..., :length] = k[end - length : end].permute(1, 2, 0)
         values[row, :, :length] = v[end - length : end].transpose(0, 1)
     seen = torch.arange(17) < torch.tensor(lengths)[:, None]
     ours = cached_attention(q[ends - 1], keys, values, seen)

@@ -134,7 +134,7 @@ def run_wandb(folder: Path, first: int) -> tuple[str, str]:
         text=True,
         env=environment,
         stdin=subprocess.DEVNULL,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr

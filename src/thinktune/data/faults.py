@@ -51,7 +51,7 @@ def find_faults(examples: Sequence[Example], heldout: Sequence[Example] = ()) ->
     faults = [
         fault
         for fault in (
-            _in_both(examples, heldout),
+            find_leaks(examples, heldout),
             *_repeated_questions(examples),
             *(_rows_where(examples, *check) for check in ROW_CHECKS),
             _same_opening(examples),
@@ -179,7 +179,8 @@ def _repeated_questions(examples: Sequence[Example]) -> tuple[Fault, Fault]:
     )
 
 
-def _in_both(examples: Sequence[Example], heldout: Sequence[Example]) -> Fault:
+def find_leaks(examples: Sequence[Example], heldout: Sequence[Example]) -> Fault:
+    """Training rows whose question is also among the held-out ones; no rows if there is none."""
     where: dict[object, str] = {}
     for place, example in enumerate(heldout, start=1):
         where.setdefault(" ".join(example.question.split()), row_name(example, place))

@@ -53,7 +53,8 @@ def find_checkpoint(
         return folder
     if folder.is_file():
         raise CheckpointError(f"base_model: {base_model} is a file; name the model's folder")
-    if base_model.startswith((".", "/", "~")) or base_model.count("/") > 1:
+    beside = "/" in base_model and folder.parent.is_dir()  # runs/typo, not owner/name
+    if beside or base_model.startswith((".", "/", "~")) or base_model.count("/") > 1:
         raise CheckpointError(f"base_model: no folder {base_model}")
     try:
         patterns = [p for p in _FILES if not (tokenizer_only and "safetensors" in p)]
@@ -96,11 +97,11 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def default_dtype(device: torch.device) -> torch.dtype:
-    """bf16 where the hardware multiplies it natively, else float32 (CPU) or float16 (GPU)."""
+    """bf16 where the hardware multiplies it natively, else float32."""
     if device.type == "cuda":
-        capable = torch.cuda.get_device_capability(device) >= (8, 0)
-        return torch.bfloat16 if capable else torch.float16
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        native = torch.cuda.get_device_capability(device) >= (8, 0)
+    else:
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if native else torch.float32
 
 
@@ -109,7 +110,12 @@ def resolve_dtype(base_dtype: BaseDtype, device: torch.device) -> torch.dtype:
     if base_dtype in (BaseDtype.NF4, BaseDtype.FP8):
         raise ConfigError(
             f"base_dtype={base_dtype} is not available in this build; use base_dtype=bfloat16 "
-            "(an 8B model then needs a GPU with 24 GB or more)"
+            "(the weights of an 8B model alone then take 16 GB)"
+        )
+    if base_dtype is BaseDtype.FLOAT16:
+        raise ConfigError(
+            "base_dtype=float16 needs loss scaling, which this build does not have; use "
+            "base_dtype=bfloat16, or float32 on a GPU older than Ampere"
         )
     if base_dtype is BaseDtype.AUTO:
         return default_dtype(device)

@@ -160,12 +160,12 @@ class Decoder(nn.Module):
             positions_T: each token's place in its own document.
             attend: how the tokens see each other, such as `attend_within`.
         """
+        scaling = self.shape.rope_scaling
         if self._frequencies is None or self._frequencies.device != self.device:
-            scaling = self.shape.rope_scaling
-            self._frequencies = inverse_frequencies(
-                self.shape.head_dim, self.shape.rope_theta, scaling
-            ).to(self.device)
-        rotation = rope_tables(positions_T, self._frequencies, self.dtype)
+            frequencies = inverse_frequencies(self.shape.head_dim, self.shape.rope_theta, scaling)
+            self._frequencies = frequencies.to(self.device)
+        factor = 1.0 if scaling is None else scaling.attention_factor
+        rotation = rope_tables(positions_T, self._frequencies, self.dtype, factor)
         x_TD = self.model.embed_tokens(tokens_T)
         for layer in self.model.layers:
             x_TD = layer(x_TD, rotation, attend)

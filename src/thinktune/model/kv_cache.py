@@ -13,7 +13,7 @@ _GROWTH = 128
 
 
 class KeyValueCache:
-    """One key and one value tensor (B, K, L, H) a layer; rows have their own lengths.
+    """Keys (B, K, H, L) and values (B, K, L, H) of every layer; rows have their own lengths.
 
     Memory: 2 x layers x B x K x L x H values; L grows in blocks as rows get longer.
     """
@@ -22,8 +22,8 @@ class KeyValueCache:
         """Start with no rows."""
         self._heads, self._width = shape.num_key_value_heads, shape.head_dim
         self._dtype, self._device = dtype, device
-        self._keys: list[Tensor] = [self._empty(0, 0) for _ in range(shape.num_hidden_layers)]
-        self._values = list(self._keys)
+        self._keys = [self._empty(0, 0).mT for _ in range(shape.num_hidden_layers)]
+        self._values = [self._empty(0, 0) for _ in range(shape.num_hidden_layers)]
         self.lengths: list[int] = []
         """Tokens each row has seen."""
 
@@ -38,9 +38,10 @@ class KeyValueCache:
         ends = torch.tensor(self.lengths).cumsum(0).tolist()
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            keys, values = self._empty(len(lengths), places), self._empty(len(lengths), places)
+            values = self._empty(len(lengths), places)
+            keys = torch.zeros_like(values.mT, memory_format=torch.contiguous_format)
             for row, (end, length) in enumerate(zip(ends, lengths, strict=True)):
-                keys[row, :, :length] = k[end - length : end].transpose(0, 1)
+                keys[row, :, :, :length] = k[end - length : end].permute(1, 2, 0)
                 values[row, :, :length] = v[end - length : end].transpose(0, 1)
             self._keys[layer], self._values[layer] = keys, values
             return packed_attention(q, k, v, lengths)
@@ -56,18 +57,18 @@ class KeyValueCache:
         positions = torch.tensor(self.lengths, device=self._device)
         self.lengths = [length + 1 for length in self.lengths]
         filled = max(self.lengths)
-        if filled > self._keys[0].shape[2]:
-            for store in (self._keys, self._values):
-                block = self._empty(len(self.lengths), max(_GROWTH, filled // 4))
-                store[:] = [torch.cat((old, block), dim=2) for old in store]
+        if filled > self._values[0].shape[2]:
+            block = self._empty(len(self.lengths), max(_GROWTH, filled // 4))
+            self._keys = [torch.cat((old, block.mT), dim=3) for old in self._keys]
+            self._values = [torch.cat((old, block), dim=2) for old in self._values]
         rows = torch.arange(len(self.lengths), device=self._device)
         seen_BL = torch.arange(filled, device=self._device) <= positions[:, None]
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             keys, values = self._keys[layer], self._values[layer]
-            keys[rows, :, positions] = k
+            keys[rows, :, :, positions] = k
             values[rows, :, positions] = v
-            return cached_attention(q, keys[:, :, :filled], values[:, :, :filled], seen_BL)
+            return cached_attention(q, keys[..., :filled], values[:, :, :filled], seen_BL)
 
         return positions, attend
 

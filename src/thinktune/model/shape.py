@@ -1,11 +1,12 @@
 """What a checkpoint's config.json says about its shape, and which shapes this build can run."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from thinktune.errors import CheckpointError
-from thinktune.ops.rope import RopeScaling
+from thinktune.ops.rope import Llama3Scaling, RopeScaling, YarnScaling
 
 ARCHITECTURES = {
     "llama": "LlamaForCausalLM",
@@ -45,17 +46,37 @@ def _rope(config: Mapping[str, Any], where: str) -> tuple[float, RopeScaling | N
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind == "default":
         return theta, None
-    if kind != "llama3":
+    if kind not in ("llama3", "yarn"):
         raise CheckpointError(
-            f"{where}: rope scaling {kind!r} is not supported; this build knows 'default' and "
-            "'llama3'"
+            f"{where}: rope scaling {kind!r} is not supported; this build knows 'default', "
+            "'llama3' and 'yarn'"
         )
-    return theta, RopeScaling(
-        factor=float(rope["factor"]),
-        low_freq_factor=float(rope["low_freq_factor"]),
-        high_freq_factor=float(rope["high_freq_factor"]),
-        original_max_position_embeddings=int(rope["original_max_position_embeddings"]),
+    try:
+        factor, context = float(rope["factor"]), int(rope["original_max_position_embeddings"])
+        if kind == "llama3":
+            low, high = float(rope["low_freq_factor"]), float(rope["high_freq_factor"])
+            return theta, Llama3Scaling(factor, low, high, context)
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{where}: rope scaling {kind!r} lacks {error}") from None
+    return theta, YarnScaling(
+        factor=factor,
+        original_max_position_embeddings=context,
+        attention_factor=_yarn_attention_factor(rope, factor),
+        beta_fast=float(rope.get("beta_fast") or 32),
+        beta_slow=float(rope.get("beta_slow") or 1),
+        truncate=bool(rope.get("truncate", True)),
     )
+
+
+def _yarn_attention_factor(rope: Mapping[str, Any], factor: float) -> float:
+    if rope.get("attention_factor") is not None:
+        return float(rope["attention_factor"])
+
+    def grown(scale: float) -> float:
+        return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1
+
+    top, bottom = rope.get("mscale"), rope.get("mscale_all_dim")
+    return grown(top) / grown(bottom) if top and bottom else grown(1.0)
 
 
 def shape_from_config(config: Mapping[str, Any], where: str = "config.json") -> DecoderShape:

@@ -72,7 +72,7 @@ def _long_document(q_LNH: Tensor, k_LKH: Tensor, v_LKH: Tensor) -> Tensor:
 
 def cached_attention(
     q_BNH: Float[Tensor, "B N H"],
-    k_BKLH: Float[Tensor, "B K L H"],
+    k_BKHL: Float[Tensor, "B K H L"],
     v_BKLH: Float[Tensor, "B K L H"],
     seen_BL: Bool[Tensor, "B L"],
 ) -> Float[Tensor, "B N H"]:
@@ -80,22 +80,22 @@ def cached_attention(
 
     Args:
         q_BNH: the new token's queries.
-        k_BKLH: cached keys, the new token's included.
+        k_BKHL: cached keys, the new token's included; places last, as the product reads them.
         v_BKLH: cached values.
         seen_BL: which of the L places of each row are filled.
     """
     rows, heads, width = q_BNH.shape
-    kv_heads, places = k_BKLH.shape[1:3]
+    kv_heads, places = v_BKLH.shape[1:3]
     # The heads of a group stand as queries of one key head: nothing cached is repeated.
     q_BKGH = q_BNH.view(rows, kv_heads, heads // kv_heads, width)
     # On a CPU two batched products take a third of the fused kernel's time.
     if q_BNH.device.type == "cpu":
         hidden_BL = torch.zeros(seen_BL.shape, dtype=q_BNH.dtype).masked_fill_(~seen_BL, -torch.inf)
-        q, k, v = (x.flatten(0, 1) for x in (q_BKGH, k_BKLH, v_BKLH))
+        q, k, v = (x.flatten(0, 1) for x in (q_BKGH, k_BKHL, v_BKLH))
         bias = hidden_BL[:, None, None].expand(rows, kv_heads, q_BKGH.shape[2], places)
-        scores = torch.baddbmm(bias.flatten(0, 1), q, k.transpose(1, 2), alpha=width**-0.5)
+        scores = torch.baddbmm(bias.flatten(0, 1), q, k, alpha=width**-0.5)
         return torch.bmm(scores.softmax(-1), v).view(rows, heads, width)
     out_BKGH = F.scaled_dot_product_attention(
-        q_BKGH, k_BKLH, v_BKLH, attn_mask=seen_BL[:, None, None]
+        q_BKGH, k_BKHL.transpose(2, 3), v_BKLH, attn_mask=seen_BL[:, None, None]
     )
     return out_BKGH.reshape(rows, heads, width)

@@ -11,13 +11,30 @@ from torch.autograd.function import once_differentiable
 
 
 @dataclass(frozen=True, slots=True)
-class RopeScaling:
+class Llama3Scaling:
     """Llama 3's stretching of long wavelengths (``rope_type: llama3`` on the Hub)."""
 
     factor: float
     low_freq_factor: float
     high_freq_factor: float
     original_max_position_embeddings: int
+    attention_factor: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class YarnScaling:
+    """YaRN's stretching by parts (arXiv:2309.00071; ``rope_type: yarn``)."""
+
+    factor: float
+    original_max_position_embeddings: int
+    attention_factor: float
+    """Cosines and sines are multiplied by it."""
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
+
+
+RopeScaling = Llama3Scaling | YarnScaling
 
 
 def inverse_frequencies(
@@ -27,20 +44,42 @@ def inverse_frequencies(
     frequencies = theta ** -(torch.arange(0, width, 2, dtype=torch.int64).float() / width)
     if scaling is None:
         return frequencies
-    wavelengths = 2 * math.pi / frequencies
-    turns = scaling.original_max_position_embeddings / wavelengths
-    low, high = scaling.low_freq_factor, scaling.high_freq_factor
-    kept = ((turns - low) / (high - low)).clamp(0, 1)
+    if isinstance(scaling, Llama3Scaling):
+        wavelengths = 2 * math.pi / frequencies
+        turns = scaling.original_max_position_embeddings / wavelengths
+        low, high = scaling.low_freq_factor, scaling.high_freq_factor
+        kept = ((turns - low) / (high - low)).clamp(0, 1)
+    else:
+        kept = _kept_by_yarn(width, theta, scaling)
     return frequencies * (kept + (1 - kept) / scaling.factor)
 
 
+def _kept_by_yarn(width: int, theta: float, scaling: YarnScaling) -> Float[Tensor, " P"]:
+    """Share of each frequency that is not stretched: 1 for many turns in the old context."""
+
+    def pair_with(turns: float) -> float:
+        context = scaling.original_max_position_embeddings
+        return width * math.log(context / (turns * 2 * math.pi)) / (2 * math.log(theta))
+
+    first, last = pair_with(scaling.beta_fast), pair_with(scaling.beta_slow)
+    if scaling.truncate:
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(first, 0), min(last, width - 1)
+    last = last + 0.001 if first == last else last
+    return 1 - ((torch.arange(width // 2).float() - first) / (last - first)).clamp(0, 1)
+
+
 def rope_tables(
-    positions_T: Int[Tensor, " T"], frequencies: Float[Tensor, " P"], dtype: torch.dtype
+    positions_T: Int[Tensor, " T"],
+    frequencies: Float[Tensor, " P"],
+    dtype: torch.dtype,
+    attention_factor: float = 1.0,
 ) -> tuple[Float[Tensor, "T 2*P"], Float[Tensor, "T 2*P"]]:
     """Cosine and sine for each position, both halves filled, made in float32."""
     angles = positions_T[:, None].to(frequencies.dtype) * frequencies
     angles = torch.cat((angles, angles), dim=-1)
-    return angles.cos().to(dtype), angles.sin().to(dtype)
+    cos, sin = angles.cos() * attention_factor, angles.sin() * attention_factor
+    return cos.to(dtype), sin.to(dtype)
 
 
 def _turn(x_TNH: Tensor, cos_TH: Tensor, sin_TH: Tensor, sign: int) -> Tensor:

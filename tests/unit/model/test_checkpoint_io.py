@@ -93,9 +93,10 @@ def test_a_tied_head_is_the_embedding_itself():
         ({"use_sliding_window": True, "sliding_window": 4}, "sliding-window"),
         ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "gptq"),
         ({"quantization_config": "awq"}, "awq"),
-        ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, "'yarn'"),
+        ({"rope_parameters": {"rope_type": "dynamic", "factor": 4.0}}, "'dynamic'"),
         ({"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}}, "'linear'"),
         ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}}, "factor"),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": "far"}}, "factor"),
         ({"num_attention_heads": None}, "num_attention_heads"),
         ({"hidden_size": "48"}, "hidden_size"),
         ({"rms_norm_eps": None}, "rms_norm_eps"),
@@ -206,13 +207,13 @@ def test_a_broken_tokenizer_is_refused(folder: Path, text: str):
         load_tokenizer(folder)
 
 
-@pytest.mark.parametrize("base_dtype", [BaseDtype.NF4, BaseDtype.FP8])
+@pytest.mark.parametrize("base_dtype", [BaseDtype.NF4, BaseDtype.FP8, BaseDtype.FLOAT16])
 def test_a_type_this_build_lacks_is_refused_with_one_it_has(base_dtype: BaseDtype):
     with pytest.raises(ConfigError, match=f"{base_dtype}.*bfloat16"):
         resolve_dtype(base_dtype, CPU)
 
 
-@pytest.mark.parametrize("base_dtype", ["auto", "float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("base_dtype", ["auto", "float32", "bfloat16"])
 def test_a_type_this_build_has_is_a_floating_type_of_torch(base_dtype: str):
     dtype = resolve_dtype(BaseDtype(base_dtype), CPU)
     assert dtype.is_floating_point

@@ -16,7 +16,7 @@ from tests.tiny_models import (
 from thinktune.model.checkpoint_io import fingerprint, load_decoder
 from thinktune.model.lora import merge
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+DTYPES = (torch.float32, torch.bfloat16)
 
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
