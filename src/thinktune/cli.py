@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from thinktune.errors import ThinktuneError
+from thinktune.errors import ConfigError, ThinktuneError
 
 if TYPE_CHECKING:  # torch takes seconds; --help must not
     from thinktune.config import RunConfig
@@ -39,10 +39,11 @@ Overrides = Annotated[
 Seed = Annotated[str | None, typer.Option(metavar="N", help="Same as the override seed=N.")]
 
 
-def _print_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> bool:
     if wanted:
         console.print(f"thinktune {version('thinktune')}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()
@@ -50,7 +51,8 @@ def _options(
     _: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
     ] = False,
-) -> None: ...
+) -> None:
+    """Teach a distilled reasoning model your chain of thought, and prove what changed."""
 
 
 def _recipe_name(recipe: str) -> str:
@@ -234,7 +236,10 @@ def inspect_command(
 
 
 def _pairs(columns: list[str] | None) -> dict[str, str]:
-    pairs = (column.partition("=") for column in columns or [])
+    pairs = [column.partition("=") for column in columns or []]
+    for field, _, name in pairs:
+        if not name:
+            raise ConfigError(f"--column {field}: write FIELD=COLUMN, as in question=Frage")
     return {field: name for field, _, name in pairs}
 
 

@@ -79,16 +79,7 @@ def _yarn_attention_factor(rope: Mapping[str, Any], factor: float) -> float:
     return grown(top) / grown(bottom) if top and bottom else grown(1.0)
 
 
-def shape_from_config(config: Mapping[str, Any], where: str = "config.json") -> DecoderShape:
-    """Read the decoder's shape from a Hub configuration.
-
-    Args:
-        config: the parsed ``config.json``.
-        where: names the file in errors.
-
-    Raises:
-        CheckpointError: the architecture, or an option of it, is not one this decoder runs.
-    """
+def _refuse_unsupported(config: Mapping[str, Any], where: str) -> None:
     kind = config.get("model_type")
     if kind not in ARCHITECTURES:
         raise CheckpointError(
@@ -118,6 +109,20 @@ def shape_from_config(config: Mapping[str, Any], where: str = "config.json") -> 
     ]
     if missing:
         raise CheckpointError(f"{where}: no {', '.join(missing)}; not a complete decoder config")
+
+
+def shape_from_config(config: Mapping[str, Any], where: str = "config.json") -> DecoderShape:
+    """Read the decoder's shape from a Hub configuration.
+
+    Args:
+        config: the parsed ``config.json``.
+        where: names the file in errors.
+
+    Raises:
+        CheckpointError: the architecture, or an option of it, is not one this decoder runs.
+    """
+    _refuse_unsupported(config, where)
+    kind = config["model_type"]
     theta, scaling = _rope(config, where)
     heads = config["num_attention_heads"]
     bias = bool(config.get("attention_bias", False))

@@ -126,84 +126,101 @@ def train(
     """
     if not data.train:
         raise DataError("no training rows are left; see what was dropped, and why, above")
-    parameters = list(adapter_parameters(decoder).values())
-    optimizer = make_optimizer(parameters, optimizer_config)
+    progress = _Progress(decoder, data, config, optimizer_config, seed)
     if steps_done:
-        checkpoints.read_optimizer(decoder, optimizer)
-    heldout_rows = [
-        row.to(decoder.device) for row in pack(data.heldout, data.weights, data.packing.max_tokens)
-    ]
-    num_steps = plan_steps(config, len(data.train))
+        checkpoints.read_optimizer(decoder, progress.optimizer)
+    num_steps = progress.num_steps
     watcher.stage("Training the adapter", num_steps)
-    first = last = heldout = None
-    num_tokens, seconds_in_steps = 0, 0.0
     written = recorded = steps_done
     decoder.train()
     try:
         for step in range(steps_done, num_steps):
-            rate = learning_rate(step, num_steps, optimizer_config)
-            started = time.perf_counter()
-            metrics = _one_step(
-                decoder, optimizer, data, config, step, rate, seed, optimizer_config.max_grad_norm
-            )
-            seconds = time.perf_counter() - started
-            steps_done = step + 1
-            first, last = first or metrics.losses, metrics.losses
-            num_tokens, seconds_in_steps = (
-                num_tokens + metrics.num_tokens,
-                seconds_in_steps + seconds,
-            )
-            epoch = steps_done * config.batch_size / len(data.train)
-            record = _step_record(metrics, seconds, rate, epoch)
-            if heldout_rows and _due(steps_done, num_steps, config.eval_steps):
-                heldout = _measure(decoder, heldout_rows)
-                record |= _heldout_record(heldout)
-            tracker.log(steps_done, record)
-            recorded = steps_done
-            watcher.advance(steps_done, record)
-            if _due(steps_done, num_steps, config.save_steps):
-                checkpoints.write(decoder, optimizer, steps_done)
-                written = steps_done
-            if sample and config.sample_steps and steps_done % config.sample_steps == 0:
-                sample(steps_done)
+            record = progress.take(step)
+            tracker.log(step + 1, record)
+            recorded = step + 1
+            watcher.advance(recorded, record)
+            if _due(recorded, num_steps, config.save_steps):
+                checkpoints.write(decoder, progress.optimizer, recorded)
+                written = recorded
+            if sample and config.sample_steps and recorded % config.sample_steps == 0:
+                sample(recorded)
     except KeyboardInterrupt:
         # An update without its record is not kept: a resumed run makes both again.
-        if recorded > written and _num_updates(optimizer) == recorded:
-            checkpoints.write(decoder, optimizer, recorded)
+        if recorded > written and _num_updates(progress.optimizer) == recorded:
+            checkpoints.write(decoder, progress.optimizer, recorded)
             written = recorded
         watcher.say(f"Interrupted in step {recorded + 1}; --resume goes on after step {written}.")
         raise
     finally:
         decoder.eval()
     _require_change(decoder)
-    return TrainingSummary(num_steps, first, last, heldout, num_tokens, seconds_in_steps)
+    return progress.summary()
 
 
-def _one_step(
-    decoder: Decoder,
-    optimizer: torch.optim.Optimizer,
-    data: TrainingData,
-    config: TrainingConfig,
-    step: int,
-    rate: float,
-    seed: int,
-    max_grad_norm: float,
-) -> StepMetrics:
-    chosen = examples_of_step(
-        step, num_examples=len(data.train), batch_size=config.batch_size, seed=seed
-    )
-    examples = [data.train[index] for index in chosen]
-    rows = pack(examples, data.weights, data.packing.max_tokens)
-    torch.manual_seed(seed * 1_000_003 + step)  # dropout
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    return train_step(
-        decoder,
-        list(adapter_parameters(decoder).values()),
-        optimizer,
-        [row.to(decoder.device) for row in rows],
-        max_grad_norm=max_grad_norm,
-    )
+class _Progress:
+    """A run under way: the optimizer, and what was measured so far."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        data: TrainingData,
+        config: TrainingConfig,
+        optimizer_config: OptimizerConfig,
+        seed: int,
+    ) -> None:
+        self.decoder, self.data, self.config, self.seed = decoder, data, config, seed
+        self.optimizer_config = optimizer_config
+        self.parameters = list(adapter_parameters(decoder).values())
+        self.optimizer = make_optimizer(self.parameters, optimizer_config)
+        self.num_steps = plan_steps(config, len(data.train))
+        heldout = pack(data.heldout, data.weights, data.packing.max_tokens)
+        self.heldout_rows = [row.to(decoder.device) for row in heldout]
+        self.first: Losses | None = None
+        self.last: Losses | None = None
+        self.heldout: Losses | None = None
+        self.num_tokens, self.seconds = 0, 0.0
+
+    def take(self, step: int) -> dict[str, float]:
+        """One update, and the held-out loss if it is due; gives the numbers to record."""
+        rate = learning_rate(step, self.num_steps, self.optimizer_config)
+        started = time.perf_counter()
+        metrics = self._update(step, rate)
+        seconds = time.perf_counter() - started
+        self.first, self.last = self.first or metrics.losses, metrics.losses
+        self.num_tokens += metrics.num_tokens
+        self.seconds += seconds
+        epoch = (step + 1) * self.config.batch_size / len(self.data.train)
+        record = _step_record(metrics, seconds, rate, epoch)
+        if self.heldout_rows and _due(step + 1, self.num_steps, self.config.eval_steps):
+            self.heldout = _measure(self.decoder, self.heldout_rows)
+            record |= _heldout_record(self.heldout)
+        return record
+
+    def _update(self, step: int, rate: float) -> StepMetrics:
+        chosen = examples_of_step(
+            step,
+            num_examples=len(self.data.train),
+            batch_size=self.config.batch_size,
+            seed=self.seed,
+        )
+        examples = [self.data.train[index] for index in chosen]
+        rows = pack(examples, self.data.weights, self.data.packing.max_tokens)
+        torch.manual_seed(self.seed * 1_000_003 + step)  # dropout
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        return train_step(
+            self.decoder,
+            self.parameters,
+            self.optimizer,
+            [row.to(self.decoder.device) for row in rows],
+            max_grad_norm=self.optimizer_config.max_grad_norm,
+        )
+
+    def summary(self) -> TrainingSummary:
+        """How it went so far."""
+        return TrainingSummary(
+            self.num_steps, self.first, self.last, self.heldout, self.num_tokens, self.seconds
+        )
 
 
 def _num_updates(optimizer: torch.optim.Optimizer) -> int:
