@@ -50,7 +50,7 @@ _YARN = {
     "rope_type": "yarn",
     "rope_theta": 10000.0,
     "factor": 4.0,
-    "original_max_position_embeddings": 32,
+    "original_max_position_embeddings": 128,
     "attention_factor": 0.8782488562869419,
 }
 

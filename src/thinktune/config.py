@@ -79,12 +79,6 @@ class RunConfig(Settings):
             raise ValueError("reasoning.loss_weight and answer.loss_weight are both 0")
         return self
 
-    @model_validator(mode="after")
-    def _has_targets(self) -> "RunConfig":
-        if not self.lora.target_modules:
-            raise ValueError("lora.target_modules is empty: no layer would get an adapter")
-        return self
-
 
 class _Loader(yaml.SafeLoader):
     """YAML that refuses what it would otherwise drop: a setting that stands twice."""

@@ -86,7 +86,7 @@ def pack_row(examples: Sequence[Rendered], weights: dict[Segment, float]) -> Pac
         start = len(tokens)
         tokens.extend(example.tokens)
         # An opening think tag that the prompt holds is given, not generated: no target.
-        for place in range(example.prompt_length, len(example.tokens)):
+        for place in range(max(1, example.prompt_length), len(example.tokens)):
             segment = example.segments[place]
             if weights.get(segment, 0.0) > 0:
                 predictors.append(start + place - 1)

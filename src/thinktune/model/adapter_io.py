@@ -19,6 +19,14 @@ WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 PROVENANCE = "thinktune.json"
 _PREFIX = "base_model.model."
+_READ = {
+    *("peft_type", "task_type", "base_model_name_or_path", "revision", "inference_mode"),
+    *("r", "lora_alpha", "lora_dropout", "use_rslora", "target_modules"),
+    *("peft_version", "auto_mapping", "megatron_core", "qalora_group_size"),
+}
+"""Keys that are read, and those that say nothing of the computation."""
+_PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
+"""First values of A and B that leave the base as it is; PiSSA, OLoRA and others change it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +90,17 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def _refuse_unsupported(content: Mapping[str, Any], folder: Path) -> None:
+    """Refuse whatever may change the computation: all but known keys must be off."""
+    for key, value in content.items():
+        if key == "init_lora_weights":
+            plain = value in _PLAIN_STARTS
+        else:
+            plain = key in _READ or value in (None, False, "none", [], {})
+        if not plain:
+            raise AdapterError(f"{folder / CONFIG}: {key}={value!r} is not supported")
+
+
 def read_adapter_config(folder: Path) -> tuple[LoRAConfig, BaseIdentity]:
     """Settings and base model of an adapter written here or by PEFT.
 
@@ -91,21 +110,10 @@ def read_adapter_config(folder: Path) -> tuple[LoRAConfig, BaseIdentity]:
     content = _read_json(folder / CONFIG)
     if content.get("peft_type") != "LORA":
         raise AdapterError(f"{folder}: peft_type is {content.get('peft_type')!r}, not 'LORA'")
-    unsupported = {
-        "use_dora": False,
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "rank_pattern": {},
-        "alpha_pattern": {},
-        "modules_to_save": None,
-        "layers_to_transform": None,
-    }
-    for key, plain in unsupported.items():
-        if content.get(key, plain) not in (plain, None, [], {}):
-            raise AdapterError(f"{folder}: {key}={content[key]!r} is not supported")
+    _refuse_unsupported(content, folder)
     targets = content.get("target_modules") or []
-    if isinstance(targets, str):
-        raise AdapterError(f"{folder}: target_modules is a pattern ({targets!r}); list the names")
+    if not isinstance(targets, list):
+        raise AdapterError(f"{folder}: target_modules is {targets!r}; only a list of names is read")
     try:
         config = LoRAConfig(
             rank=content["r"],
@@ -182,6 +190,9 @@ def load_tensors(
         if names:
             more = f" and {len(names) - 2} more" if len(names) > 2 else ""
             raise AdapterError(f"{where}: {what} {', '.join(names[:2])}{more}")
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise AdapterError(f"{where}: {name} holds values that are not finite")
     for name, layer in layers.items():
         first, second = (tensors[f"{_PREFIX}{name}.{p}.weight"] for p in ("lora_A", "lora_B"))
         width_out, width_in = layer.weight.shape

@@ -19,6 +19,7 @@ from thinktune.model.decoder import Decoder
 from thinktune.model.embedded import EMBEDDED_PREFIX, embedded_checkpoint
 from thinktune.model.shape import DecoderShape, shape_from_config
 
+_PLAIN_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
@@ -127,8 +128,8 @@ def _weight_files(folder: Path) -> dict[str, Path]:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         try:
-            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        except (ValueError, KeyError) as error:
+            weight_map = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+        except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{index}: not a weight index ({error})") from None
         missing = sorted({f for f in weight_map.values() if not (folder / f).is_file()})
         if missing:
@@ -171,6 +172,16 @@ def _check_names(
             )
 
 
+def _check_tensor(tensor: Tensor, expected: Tensor, where: str) -> None:
+    if tensor.shape != expected.shape:
+        raise CheckpointError(
+            f"{where} is {tuple(tensor.shape)}, config.json asks for {tuple(expected.shape)}"
+        )
+    if tensor.dtype not in _PLAIN_TYPES:
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise CheckpointError(f"{where} is stored as {kind}; this build loads 16- or 32-bit floats")
+
+
 def load_decoder(folder: Path, *, dtype: torch.dtype, device: torch.device) -> Decoder:
     """Fill a decoder from safetensors, one tensor at a time.
 
@@ -188,18 +199,15 @@ def load_decoder(folder: Path, *, dtype: torch.dtype, device: torch.device) -> D
     _check_names(folder, expected, files, shape)
     for path in sorted(set(files.values())):
         with _open(path) as file:
-            for name in file.keys():  # noqa: SIM118 - not a dict
-                if name not in expected:
-                    continue
+            held = set(file.keys())
+            for name in (n for n, home in files.items() if home == path and n in expected):
+                if name not in held:
+                    raise CheckpointError(f"{path}: the index promises {name} here; it is not")
                 tensor = file.get_tensor(name)
-                if tensor.shape != expected[name].shape:
-                    raise CheckpointError(
-                        f"{path}: {name} is {tuple(tensor.shape)}, config.json asks for "
-                        f"{tuple(expected[name].shape)}"
-                    )
-                owner = decoder.get_submodule(name.rpartition(".")[0])
-                loaded = tensor.to(device, dtype)
-                setattr(owner, name.rpartition(".")[2], nn.Parameter(loaded, requires_grad=False))
+                _check_tensor(tensor, expected[name], f"{path}: {name}")
+                owner, _, attribute = name.rpartition(".")
+                loaded = nn.Parameter(tensor.to(device, dtype), requires_grad=False)
+                setattr(decoder.get_submodule(owner), attribute, loaded)
     if shape.tie_word_embeddings:
         decoder.lm_head.weight = decoder.model.embed_tokens.weight
     return decoder.eval()
@@ -208,17 +216,13 @@ def load_decoder(folder: Path, *, dtype: torch.dtype, device: torch.device) -> D
 def fingerprint(decoder: Decoder) -> str:
     """A short name of the base weights themselves, the same in every type they load in.
 
-    Made of the norm weights and a few embedding values rounded to bf16; two checkpoints of
-    one architecture differ in them unless they are copies of each other.
+    Made of 64 values, rounded to bf16, of every tensor; an attached adapter has no part in it,
+    a merged one has.
     """
-    digest = hashlib.sha256(repr(decoder.shape).encode())
-    body = decoder.model
-    vectors = [
-        body.norm.weight,
-        body.embed_tokens.weight[:: max(1, decoder.shape.vocab_size // 64)],
-    ]
-    vectors += [layer.input_layernorm.weight for layer in body.layers]  # pyright: ignore[reportAttributeAccessIssue]
-    for vector in vectors:
-        rounded = vector.detach().to("cpu", torch.bfloat16).contiguous()
-        digest.update(rounded.view(torch.int16).numpy().tobytes())
+    digest = hashlib.sha256(decoder.shape.model_type.encode())
+    for name, weight in decoder.named_parameters():
+        if not weight.requires_grad:
+            values = weight.detach().flatten()[:: max(1, weight.numel() // 64)]
+            rounded = values.to("cpu", torch.bfloat16).contiguous()
+            digest.update(name.encode() + rounded.view(torch.int16).numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -26,7 +26,7 @@ class LoRAConfig(Settings):
     """Numerator of the scale the update is multiplied by."""
     dropout: NonNegativeFloat = Field(default=0.0, lt=1.0)
     """Share of the adapter's inputs set to zero while training."""
-    target_modules: tuple[str, ...] = ALL_LINEAR
+    target_modules: tuple[str, ...] = Field(default=ALL_LINEAR, min_length=1)
     """Layers that get an adapter, by the last parts of their name."""
     use_rslora: bool = False
     """Scale by alpha / sqrt(rank) instead of alpha / rank (arXiv:2312.03732)."""

@@ -39,10 +39,17 @@ class DecoderShape:
     max_position_embeddings: int
 
 
+def _number(values: Mapping[str, Any], key: str, where: str, default: float | None = None) -> float:
+    value = values.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise CheckpointError(f"{where}: {key} is {value!r}, not a number")
+    return float(value)
+
+
 def _rope(config: Mapping[str, Any], where: str) -> tuple[float, RopeScaling | None]:
     """Read theta and scaling in the old spelling (two keys) or the new (rope_parameters)."""
     rope = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
-    theta = float(rope.get("rope_theta", config.get("rope_theta", 10000.0)))
+    theta = _number({**config, **rope}, "rope_theta", where, 10000.0)
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind == "default":
         return theta, None
@@ -51,19 +58,17 @@ def _rope(config: Mapping[str, Any], where: str) -> tuple[float, RopeScaling | N
             f"{where}: rope scaling {kind!r} is not supported; this build knows 'default', "
             "'llama3' and 'yarn'"
         )
-    try:
-        factor, context = float(rope["factor"]), int(rope["original_max_position_embeddings"])
-        if kind == "llama3":
-            low, high = float(rope["low_freq_factor"]), float(rope["high_freq_factor"])
-            return theta, Llama3Scaling(factor, low, high, context)
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{where}: rope scaling {kind!r} lacks {error}") from None
+    factor = _number(rope, "factor", where)
+    context = int(_number(rope, "original_max_position_embeddings", where))
+    if kind == "llama3":
+        low, high = (_number(rope, f"{end}_freq_factor", where) for end in ("low", "high"))
+        return theta, Llama3Scaling(factor, low, high, context)
     return theta, YarnScaling(
         factor=factor,
         original_max_position_embeddings=context,
         attention_factor=_yarn_attention_factor(rope, factor),
-        beta_fast=float(rope.get("beta_fast") or 32),
-        beta_slow=float(rope.get("beta_slow") or 1),
+        beta_fast=_number(rope, "beta_fast", where, 32),
+        beta_slow=_number(rope, "beta_slow", where, 1),
         truncate=bool(rope.get("truncate", True)),
     )
 
@@ -90,11 +95,11 @@ def _refuse_unsupported(config: Mapping[str, Any], where: str) -> None:
         raise CheckpointError(f"{where}: hidden_act {act!r} is not supported; only 'silu' is")
     if config.get("use_sliding_window"):
         raise CheckpointError(f"{where}: sliding-window attention is not supported")
-    if config.get("quantization_config"):
+    if quantised := config.get("quantization_config"):
+        method = quantised.get("quant_method") if isinstance(quantised, Mapping) else quantised
         raise CheckpointError(
-            f"{where}: the checkpoint is quantised "
-            f"({config['quantization_config'].get('quant_method', 'unknown method')}); this "
-            "build loads 16- or 32-bit safetensors: use the unquantised repository"
+            f"{where}: the checkpoint is quantised ({method or 'unknown method'}); this build "
+            "loads 16- or 32-bit safetensors: use the unquantised repository"
         )
     missing = [
         key
@@ -136,7 +141,7 @@ def shape_from_config(config: Mapping[str, Any], where: str = "config.json") -> 
         num_key_value_heads=config.get("num_key_value_heads") or heads,
         head_dim=config.get("head_dim")
         or (128 if kind == "qwen3" else config["hidden_size"] // heads),
-        rms_norm_eps=float(config.get("rms_norm_eps", 1e-6)),
+        rms_norm_eps=_number(config, "rms_norm_eps", where, 1e-6),
         rope_theta=theta,
         rope_scaling=scaling,
         tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
@@ -144,5 +149,5 @@ def shape_from_config(config: Mapping[str, Any], where: str = "config.json") -> 
         o_bias=kind != "qwen2" and bias,
         mlp_bias=bool(config.get("mlp_bias", False)),
         qk_norm=kind == "qwen3",
-        max_position_embeddings=int(config.get("max_position_embeddings", 2048)),
+        max_position_embeddings=int(_number(config, "max_position_embeddings", where, 2048)),
     )

@@ -124,8 +124,6 @@ def train(
     Raises:
         TrainingError: loss or gradient is not finite, or the adapter did not change.
     """
-    if not data.train:
-        raise DataError("no training rows are left; see what was dropped, and why, above")
     progress = _Progress(decoder, data, config, optimizer_config, seed)
     if steps_done:
         checkpoints.read_optimizer(decoder, progress.optimizer)
@@ -145,10 +143,7 @@ def train(
             if sample and config.sample_steps and recorded % config.sample_steps == 0:
                 sample(recorded)
     except KeyboardInterrupt:
-        # An update without its record is not kept: a resumed run makes both again.
-        if recorded > written and _num_updates(progress.optimizer) == recorded:
-            checkpoints.write(decoder, progress.optimizer, recorded)
-            written = recorded
+        written = _write_if_whole(decoder, progress.optimizer, checkpoints, recorded, written)
         watcher.say(f"Interrupted in step {recorded + 1}; --resume goes on after step {written}.")
         raise
     finally:
@@ -168,6 +163,8 @@ class _Progress:
         optimizer_config: OptimizerConfig,
         seed: int,
     ) -> None:
+        if not data.train:
+            raise DataError("no training rows are left; see what was dropped, and why, above")
         self.decoder, self.data, self.config, self.seed = decoder, data, config, seed
         self.optimizer_config = optimizer_config
         self.parameters = list(adapter_parameters(decoder).values())
@@ -223,8 +220,22 @@ class _Progress:
         )
 
 
-def _num_updates(optimizer: torch.optim.Optimizer) -> int:
-    return max((int(state["step"]) for state in optimizer.state.values()), default=0)
+def _write_if_whole(
+    decoder: Decoder,
+    optimizer: torch.optim.Optimizer,
+    checkpoints: CheckpointFolder,
+    recorded: int,
+    written: int,
+) -> int:
+    """Write the last recorded step, if the adapter has not gone past it already.
+
+    An update without its record is not kept: a resumed run makes both again.
+    """
+    num_updates = max((int(state["step"]) for state in optimizer.state.values()), default=0)
+    if recorded > written and num_updates == recorded:
+        checkpoints.write(decoder, optimizer, recorded)
+        return recorded
+    return written
 
 
 def _due(steps_done: int, num_steps: int, every: int | None) -> bool:

@@ -100,13 +100,13 @@ def train_step(
     """
     total = sum(float(row.weights_C.sum(dtype=torch.float64)) for row in rows)
     nlls = []
-    for row in rows:
-        weighted_sum, nll_C = _nll(decoder, row)
-        nlls.append(nll_C)
-        if row.num_targets:
-            (weighted_sum / total).backward()
-    grad_norm = float(nn.utils.clip_grad_norm_(adapter, max_grad_norm))
     try:
+        for row in rows:
+            weighted_sum, nll_C = _nll(decoder, row)
+            nlls.append(nll_C)
+            if row.num_targets:
+                (weighted_sum / total).backward()
+        grad_norm = float(nn.utils.clip_grad_norm_(adapter, max_grad_norm))
         _refuse_non_finite(rows, nlls)
         losses = _summarise(rows, nlls)
         if not grad_norm < float("inf"):
