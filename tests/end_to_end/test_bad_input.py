@@ -107,7 +107,7 @@ CASES: dict[str, tuple[Callable[[Folder], list[str]], list[str]]] = {
         settings("lora.target_modules=[q_prj]"),
         ["'q_prj' matches no layer", "q_proj"],
     ),
-    "no targets": (settings("lora.target_modules=[]"), ["lora.target_modules is empty"]),
+    "no targets": (settings("lora.target_modules=[]"), ["lora.target_modules=[]"]),
     "nothing to train on": (
         settings("template.max_length=3", "template.overlong=drop"),
         ["no training rows are left"],

@@ -128,9 +128,11 @@ def _weight_files(folder: Path) -> dict[str, Path]:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         try:
-            weight_map = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{index}: not a weight index ({error})") from None
+        if not isinstance(weight_map, dict):
+            raise CheckpointError(f"{index}: weight_map is {weight_map!r:.40}, not a table")
         missing = sorted({f for f in weight_map.values() if not (folder / f).is_file()})
         if missing:
             raise CheckpointError(f"{folder}: the index names {', '.join(missing)}: not there")

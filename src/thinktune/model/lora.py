@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
 from torch import Tensor, nn
 
 from thinktune.errors import ConfigError
@@ -26,10 +26,17 @@ class LoRAConfig(Settings):
     """Numerator of the scale the update is multiplied by."""
     dropout: NonNegativeFloat = Field(default=0.0, lt=1.0)
     """Share of the adapter's inputs set to zero while training."""
-    target_modules: tuple[str, ...] = Field(default=ALL_LINEAR, min_length=1)
+    target_modules: tuple[str, ...] = ALL_LINEAR
     """Layers that get an adapter, by the last parts of their name."""
     use_rslora: bool = False
     """Scale by alpha / sqrt(rank) instead of alpha / rank (arXiv:2312.03732)."""
+
+    @field_validator("target_modules")
+    @classmethod
+    def _not_empty(cls, targets: tuple[str, ...]) -> tuple[str, ...]:
+        if not targets:
+            raise ValueError("no layer would get an adapter")
+        return targets
 
     @property
     def scale(self) -> float:

@@ -67,8 +67,8 @@ def _rope(config: Mapping[str, Any], where: str) -> tuple[float, RopeScaling | N
         factor=factor,
         original_max_position_embeddings=context,
         attention_factor=_yarn_attention_factor(rope, factor),
-        beta_fast=_number(rope, "beta_fast", where, 32),
-        beta_slow=_number(rope, "beta_slow", where, 1),
+        beta_fast=_number(rope, "beta_fast", where, 32.0),
+        beta_slow=_number(rope, "beta_slow", where, 1.0),
         truncate=bool(rope.get("truncate", True)),
     )
 
@@ -149,5 +149,5 @@ def shape_from_config(config: Mapping[str, Any], where: str = "config.json") -> 
         o_bias=kind != "qwen2" and bias,
         mlp_bias=bool(config.get("mlp_bias", False)),
         qk_norm=kind == "qwen3",
-        max_position_embeddings=int(_number(config, "max_position_embeddings", where, 2048)),
+        max_position_embeddings=int(_number(config, "max_position_embeddings", where, 2048.0)),
     )
