@@ -8,14 +8,10 @@ from decimal import Decimal
 from enum import StrEnum
 
 from thinktune.errors import ConfigError
+from thinktune.words import UNSPACED
 
 Labels = Mapping[str, Sequence[str]]
 """Label to its aliases; a label is always an alias of itself."""
-
-UNSPACED = (
-    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
-)
-"""Thai, Lao, Myanmar, Khmer, Kana, Han, Hangul: no space need stand around a word."""
 
 
 class AnswerKind(StrEnum):

@@ -84,7 +84,7 @@ def _plain(examples: list[Rendered], weights: dict[Segment, float]) -> tuple[flo
     return total.detach().item() / count, torch.cat([grad.flatten() for grad in grads])
 
 
-def _same(ours: tuple[StepMetrics, Tensor], loss: float, gradient: Tensor) -> None:
+def _assert_same(ours: tuple[StepMetrics, Tensor], loss: float, gradient: Tensor) -> None:
     assert relative_error(ours[1], gradient) <= TOLERANCE["gradient"]
     assert abs(ours[0].losses.loss / loss - 1) <= TOLERANCE["loss"]
     assert ours[0].grad_norm == pytest.approx(gradient.norm().item(), rel=TOLERANCE["gradient"])
@@ -97,7 +97,7 @@ def test_the_gradient_does_not_depend_on_the_length_of_a_row(examples, extra):
     longest = max(len(example.tokens) for example in examples)
     rows = pack(examples, WEIGHTS, longest + extra)
     loss, gradient = _plain(examples, WEIGHTS)
-    _same(_step(rows), loss, gradient)
+    _assert_same(_step(rows), loss, gradient)
     assert sum(row.num_tokens for row in rows) == sum(len(e.tokens) for e in examples)
 
 
@@ -108,8 +108,8 @@ def test_the_gradient_does_not_depend_on_the_order_of_the_examples(examples, ran
     metrics, gradient = _step([pack_row(examples, WEIGHTS)])
     shuffled = list(examples)
     random.shuffle(shuffled)
-    _same(_step([pack_row(shuffled, WEIGHTS)]), metrics.losses.loss, gradient)
-    _same(_step([pack_row([e], WEIGHTS) for e in shuffled]), metrics.losses.loss, gradient)
+    _assert_same(_step([pack_row(shuffled, WEIGHTS)]), metrics.losses.loss, gradient)
+    _assert_same(_step([pack_row([e], WEIGHTS) for e in shuffled]), metrics.losses.loss, gradient)
 
 
 @given(EXAMPLES)
@@ -119,7 +119,7 @@ def test_a_reasoning_weight_of_zero_leaves_the_gradient_of_the_answer_alone(exam
     weights = segment_weights(SegmentConfig(loss_weight=0.0), SegmentConfig())
     answer_alone = {Segment.ANSWER: 1.0, Segment.EOS: 1.0}
     ours = _step(pack(examples, weights, 200))
-    _same(ours, *_plain(examples, answer_alone))
+    _assert_same(ours, *_plain(examples, answer_alone))
     assert ours[0].losses.loss_reasoning is None
     assert ours[0].losses.loss_answer == pytest.approx(ours[0].losses.loss)
 

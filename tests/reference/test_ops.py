@@ -256,6 +256,13 @@ def test_an_adapter_in_float32_over_a_bf16_base_gets_float32_gradients():
     assert first.grad.dtype == second.grad.dtype == torch.float32
 
 
+def test_attention_is_the_same_on_both_sides_of_the_switch_to_the_fused_kernel():
+    case = _attention(2, 1, 4, 512, 513)
+    ours, twin = (_run(op, case) for op in (packed_attention, reference.packed_attention))
+    for mine, plain in zip(ours, twin, strict=True):
+        assert relative_error(mine, plain) <= TOLERANCE["packed_attention"]
+
+
 def test_a_new_token_sees_its_cache_as_packed_attention_sees_its_document():
     lengths, heads, kv_heads, width = (1, 13, 2, 7), 6, 2, 5
     q, k, v, _ = _attention(heads, kv_heads, width, *lengths).inputs
@@ -270,3 +277,5 @@ def test_a_new_token_sees_its_cache_as_packed_attention_sees_its_document():
     seen = torch.arange(17) < torch.tensor(lengths)[:, None]
     ours = cached_attention(q[ends - 1], keys, values, seen)
     assert relative_error(ours, packed[ends - 1]) <= TOLERANCE["cached_attention"]
+    twin = reference.cached_attention(q[ends - 1], keys, values, seen)
+    assert relative_error(ours, twin) <= TOLERANCE["cached_attention"]

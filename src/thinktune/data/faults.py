@@ -1,6 +1,5 @@
 """What is wrong with a set of examples, and the way out."""
 
-import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -8,15 +7,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from thinktune.data.example import Example
+from thinktune.words import count_words, find_words
 
 MIN_REASONING_WORDS = 10
 OPENING_WORDS = 5
 OPENING_RATE = 0.2
 MIN_SAME_OPENING = 3
 MIN_LEAKED_WORDS = 2
-
-_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_WORD = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+")
 
 
 class Severity(StrEnum):
@@ -59,15 +56,6 @@ def find_faults(examples: Sequence[Example], heldout: Sequence[Example] = ()) ->
         if fault.rows
     ]
     return sorted(faults, key=lambda fault: list(Severity).index(fault.severity))
-
-
-def count_words(text: str) -> int:
-    """Count words; scripts without spaces between words count by character.
-
-    >>> count_words("It is a cold."), count_words("普通感冒")
-    (4, 4)
-    """
-    return sum(1 for _ in _WORD.finditer(text))
 
 
 def row_name(example: Example, place: int) -> str:
@@ -199,7 +187,7 @@ def find_leaks(examples: Sequence[Example], heldout: Sequence[Example]) -> Fault
 def _same_opening(examples: Sequence[Example]) -> Fault:
     groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for place, example in enumerate(examples, start=1):
-        opening = tuple(word.casefold() for word in _WORD.findall(example.reasoning))
+        opening = tuple(word.casefold() for word in find_words(example.reasoning))
         if len(opening) >= OPENING_WORDS:
             groups[opening[:OPENING_WORDS]].append(row_name(example, place))
     rows = max(groups.values(), key=len, default=[])

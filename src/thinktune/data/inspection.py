@@ -10,9 +10,10 @@ from typing import NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 from thinktune.data.example import Example
-from thinktune.data.faults import Fault, count_words, find_faults, row_name
+from thinktune.data.faults import Fault, find_faults, row_name
 from thinktune.data.segments import Rendered, Segment
 from thinktune.data.template import Overlong, Template, fit
+from thinktune.words import count_words
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,6 @@ from thinktune.evaluation.scores import (
     Metric,
     Scores,
     Unit,
-    count_words,
     has_reasoning,
     summarise,
 )
@@ -25,6 +24,7 @@ from thinktune.evaluation.statistics import (
     paired_difference_interval,
     paired_rate_interval,
 )
+from thinktune.words import count_words
 
 COLLAPSE_RATIO = 0.4
 """Reasoning shorter than this share of what it was is reported as collapsed."""

@@ -1,17 +1,17 @@
 """What one sample is worth, and what many are worth together."""
 
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from statistics import fmean, median
 
-from thinktune.answers import UNSPACED, grade
+from thinktune.answers import grade
 from thinktune.errors import DataError
 from thinktune.evaluation.samples import Grade, Graded, Sample
 from thinktune.evaluation.statistics import Interval, bootstrap_interval, wilson_interval
 from thinktune.evaluation.tasks import Problem, Task
+from thinktune.words import count_words
 
 UNFINISHED, OTHER, SEVERAL = "(unfinished)", "(other)", "(several)"
 """What was answered, where it is not one label."""
@@ -47,15 +47,6 @@ def grade_samples(task: Task, samples: Sequence[Sample]) -> list[Graded]:
         Graded(problem, sample, grade_sample(problem, sample, task))
         for problem, sample in zip(task.problems, samples, strict=True)
     ]
-
-
-def count_words(text: str) -> int:
-    """Count words; in scripts written without spaces each character is one.
-
-    >>> count_words("It's the flu: 流感")
-    5
-    """
-    return len(re.findall(rf"[{UNSPACED}]|[^\W{UNSPACED}]+(?:['’][^\W{UNSPACED}]+)*", text))
 
 
 class Unit(StrEnum):

@@ -19,6 +19,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         weights_C: Tensor,
         chunk_tokens: int,
     ) -> tuple[Tensor, Tensor]:
+        """Compute, and keep what backward needs."""
         wants_grad = ctx.needs_input_grad[0]
         grad_CD = torch.empty_like(hidden_CD) if wants_grad else None
         wide = torch.promote_types(hidden_CD.dtype, torch.float32)
@@ -43,6 +44,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of what needs one."""
         (grad_CD,) = ctx.saved_tensors
         return grad_CD * grads[0], None, None, None, None
 

@@ -21,6 +21,7 @@ class _LoRALinear(torch.autograd.Function):
         scale: float,
         dropped: Tensor | None,
     ) -> Tensor:
+        """Compute, and keep what backward needs."""
         seen = x if dropped is None else dropped
         A, B = lora_A.to(x.dtype), lora_B.to(x.dtype)
         S = F.linear(seen, A)
@@ -33,6 +34,7 @@ class _LoRALinear(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of what needs one."""
         seen, weight, A, B, S = ctx.saved_tensors
         grad = grads[0]
         grad_S = (grad @ B).mul_(ctx.scale)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -82,6 +82,20 @@ def packed_attention(
     scores_NTT = (scores_NTT * width**-0.5).masked_fill(~seen_TT, float("-inf"))
     weights_NTT = scores_NTT.softmax(-1)
     return torch.einsum("nts,snh->tnh", weights_NTT, v_TKH.repeat_interleave(groups, 1))
+
+
+def cached_attention(
+    q_BNH: Float[Tensor, "B N H"],
+    k_BKHL: Float[Tensor, "B K H L"],
+    v_BKLH: Float[Tensor, "B K L H"],
+    seen_BL: Bool[Tensor, "B L"],
+) -> Float[Tensor, "B N H"]:
+    """One new token a row attends to the filled places of its row's cache."""
+    groups = q_BNH.shape[1] // v_BKLH.shape[1]
+    k_BNHL, v_BNLH = (x.repeat_interleave(groups, 1) for x in (k_BKHL, v_BKLH))
+    scores_BNL = torch.einsum("bnh,bnhl->bnl", q_BNH, k_BNHL) * q_BNH.shape[-1] ** -0.5
+    weights_BNL = scores_BNL.masked_fill(~seen_BL[:, None], float("-inf")).softmax(-1)
+    return torch.einsum("bnl,bnlh->bnh", weights_BNL, v_BNLH)
 
 
 def linear_cross_entropy(

@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """Compute, and keep what backward needs."""
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         rrms = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
         rrms = rrms.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
@@ -20,6 +21,7 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        """Gradients of what needs one."""
         x, weight, rrms = ctx.saved_tensors
         scaled = (grads[0] * weight).to(rrms.dtype)
         unit = x.to(rrms.dtype) * rrms

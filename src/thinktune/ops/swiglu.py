@@ -12,12 +12,14 @@ from torch.nn import functional as F
 class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        """Compute, and keep what backward needs."""
         ctx.save_for_backward(gate, up)
         return F.silu(gate).mul_(up)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients of what needs one."""
         gate, up = ctx.saved_tensors
         grad_up = F.silu(gate).mul_(grads[0])
         grad_gate = torch.ops.aten.silu_backward(grads[0] * up, gate)

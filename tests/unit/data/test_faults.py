@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from thinktune.data.example import Example, Role, Turn
-from thinktune.data.faults import Fault, Severity, count_words, find_faults
+from thinktune.data.faults import Fault, Severity, find_faults
 
 WORDS = (
     "alpha",
@@ -43,12 +43,6 @@ def row(number: int) -> str:
 
 def test_good_examples_have_no_fault() -> None:
     assert find_faults([example(n) for n in range(30)], [example(n) for n in range(30, 40)]) == []
-
-
-def test_words_are_counted_in_scripts_with_and_without_spaces() -> None:
-    assert count_words("It's 38.5 degrees, isn't it?") == 8
-    assert count_words("流感 (influenza A) です") == 6
-    assert count_words(" \n…!") == 0
 
 
 @pytest.mark.parametrize(

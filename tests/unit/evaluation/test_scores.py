@@ -7,7 +7,6 @@ from thinktune.evaluation.scores import (
     METRICS,
     Unit,
     answered,
-    count_words,
     grade_sample,
     grade_samples,
     summarise,
@@ -76,14 +75,6 @@ def test_a_sample_is_graded_only_against_its_own_question():
         grade_samples(task, [write(1, "", ""), write(0, "", "")])
     with pytest.raises(DataError, match="has 2 questions, not 1"):
         grade_samples(task, [write(0, "", "")])
-
-
-@pytest.mark.parametrize(
-    ("text", "num"),
-    [("", 0), ("It's the flu, isn't it?", 5), ("患有流感", 4), ("流感 is flu", 4), ("- **a**", 1)],
-)
-def test_words_are_counted_in_scripts_with_and_without_spaces(text, num):
-    assert count_words(text) == num
 
 
 def five() -> list[Graded]:

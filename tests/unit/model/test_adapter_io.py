@@ -45,7 +45,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def _refused(folder: Path, match: str, base: str = "qwen2") -> None:
+def _assert_refused(folder: Path, match: str, base: str = "qwen2") -> None:
     """Reading raises, and leaves the decoder as it was."""
     decoder = tiny_decoder(base)
     with pytest.raises(AdapterError, match=match) as caught:
@@ -113,7 +113,7 @@ def test_an_adapter_of_another_base_is_refused(folder: Path, tmp_path: Path):
 
 def test_an_adapter_of_another_shape_is_refused_even_without_a_fingerprint(folder: Path):
     (folder / PROVENANCE).unlink()
-    _refused(folder, "down_proj|v_proj", base="llama_biased")
+    _assert_refused(folder, "down_proj|v_proj", base="llama_biased")
 
 
 def test_an_adapter_from_elsewhere_needs_no_fingerprint(folder: Path):
@@ -123,23 +123,23 @@ def test_an_adapter_from_elsewhere_needs_no_fingerprint(folder: Path):
 
 def test_a_missing_matrix_is_refused_by_name(folder: Path):
     _change_weights(folder, lambda tensors: tensors.pop(KEY.format("B")))
-    _refused(folder, "lacks " + KEY.format("B"))
+    _assert_refused(folder, "lacks " + KEY.format("B"))
 
 
 def test_an_unexpected_matrix_is_refused_by_name(folder: Path):
     _change_weights(folder, lambda tensors: tensors.update(extra=torch.ones(1)))
-    _refused(folder, "unexpected extra")
+    _assert_refused(folder, "unexpected extra")
 
 
 def test_matrices_of_a_module_the_settings_leave_out_are_refused(folder: Path):
     _change_config(folder, {"target_modules": ["v_proj"]})
-    _refused(folder, "unexpected.*down_proj")
+    _assert_refused(folder, "unexpected.*down_proj")
 
 
 @pytest.mark.parametrize("r", [1, 4])
 def test_another_rank_than_the_matrices_have_is_refused(folder: Path, r: int):
     _change_config(folder, {"r": r})
-    _refused(folder, f"rank {r} on this base")
+    _assert_refused(folder, f"rank {r} on this base")
 
 
 def test_matrices_the_wrong_way_round_are_refused(folder: Path):
@@ -147,20 +147,20 @@ def test_matrices_the_wrong_way_round_are_refused(folder: Path):
         tensors[KEY.format("A")] = tensors[KEY.format("A")].T.contiguous()
 
     _change_weights(folder, turn)
-    _refused(folder, "down_proj has A")
+    _assert_refused(folder, "down_proj has A")
 
 
 def test_an_adapter_that_was_never_trained_is_refused(tmp_path: Path):
     decoder = tiny_decoder("qwen2")
     attach(decoder, LORA, seed=0)
     write_adapter(decoder, tmp_path, LORA, BaseIdentity("owner/name"))
-    _refused(tmp_path, "every B is zero")
+    _assert_refused(tmp_path, "every B is zero")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_matrix_that_is_not_finite_is_refused_by_name(folder: Path, value: float):
     _change_weights(folder, lambda tensors: tensors[KEY.format("B")].fill_(value))
-    _refused(folder, "down_proj")
+    _assert_refused(folder, "down_proj")
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_an_adapter_with_parts_this_build_does_not_run_is_refused(
     folder: Path, changes: dict[str, Any]
 ):
     _change_config(folder, changes)
-    _refused(folder, "adapter")
+    _assert_refused(folder, "adapter")
 
 
 def test_what_peft_writes_by_default_is_not_refused(folder: Path):
@@ -213,29 +213,29 @@ def test_what_peft_writes_by_default_is_not_refused(folder: Path):
 def test_a_file_cut_short_is_refused(folder: Path, keep: int):
     path = folder / WEIGHTS
     path.write_bytes(path.read_bytes()[:keep])
-    _refused(folder, "damaged or cut short")
+    _assert_refused(folder, "damaged or cut short")
 
 
 @pytest.mark.parametrize("file", [CONFIG, PROVENANCE])
 @pytest.mark.parametrize("text", ["", "{", "[]"])
 def test_a_broken_json_file_is_refused(folder: Path, file: str, text: str):
     (folder / file).write_text(text)
-    _refused(folder, file.replace(".", r"\."))
+    _assert_refused(folder, file.replace(".", r"\."))
 
 
 @pytest.mark.parametrize("file", [CONFIG, WEIGHTS])
 def test_a_folder_that_lacks_a_file_is_refused(folder: Path, file: str):
     (folder / file).unlink()
-    _refused(folder, f"no {file}")
+    _assert_refused(folder, f"no {file}")
 
 
 def test_a_pickled_adapter_is_refused_unopened(folder: Path):
     (folder / WEIGHTS).rename(folder / "adapter_model.bin")
-    _refused(folder, r"pickle adapters \(\.bin\) are not opened")
+    _assert_refused(folder, r"pickle adapters \(\.bin\) are not opened")
 
 
 def test_a_base_model_is_no_adapter():
-    _refused(tiny_checkpoint("qwen2"), "not an adapter folder")
+    _assert_refused(tiny_checkpoint("qwen2"), "not an adapter folder")
 
 
 def test_a_second_adapter_is_refused_and_the_first_stays(folder: Path):

@@ -1,0 +1,23 @@
+"""Words are counted alike wherever lengths are shown."""
+
+import pytest
+
+from thinktune.words import count_words, find_words
+
+
+@pytest.mark.parametrize(
+    ("text", "num"),
+    [
+        ("", 0),
+        (" \n…!", 0),
+        ("It's the flu, isn't it?", 5),
+        ("It's 38.5 degrees.", 3),
+        ("患有流感", 4),
+        ("流感 is flu", 4),
+        ("流感 (influenza A) です", 6),
+        ("- **a**", 1),
+    ],
+)
+def test_words_are_counted_in_scripts_with_and_without_spaces(text: str, num: int) -> None:
+    assert count_words(text) == num
+    assert len(find_words(text)) == num
