@@ -76,7 +76,7 @@ def ours_train(dtype: torch.dtype, steps: int) -> dict:
     decoder.train()
 
     def step(batch: list[Rendered]) -> tuple[float, float]:
-        packed = pack(batch, weights, 4096)
+        packed = pack(batch, weights, 4096, share_prefix=True)
         metrics = train_step(decoder, parameters, optimizer, packed, max_grad_norm=MAX_GRAD_NORM)
         return metrics.losses.loss, metrics.grad_norm
 

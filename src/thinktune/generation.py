@@ -10,6 +10,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from thinktune.data.packing import shared_prefix
 from thinktune.errors import DataError
 from thinktune.model.decoder import Decoder
 from thinktune.model.kv_cache import KeyValueCache
@@ -169,11 +170,18 @@ def _decode(
 ) -> Iterator[_Row]:
     """Yield each row after each of its new tokens."""
     cache = KeyValueCache(decoder.shape, decoder.dtype, decoder.device)
-    lengths = [len(row.prompt) for row in rows]
-    tokens = torch.tensor([t for row in rows for t in row.prompt], device=decoder.device)
-    positions = torch.cat([torch.arange(n) for n in lengths]).to(decoder.device)
-    hidden = decoder(tokens, positions, cache.prefill(lengths))
-    hidden = hidden[torch.tensor(lengths, device=decoder.device).cumsum(0) - 1]
+    prompts = [row.prompt for row in rows]
+    on_cpu = decoder.device.type == "cpu"
+    prefix = shared_prefix(prompts, min(map(len, prompts)) - 1) if on_cpu else 0
+    lengths = [len(prompt) - prefix for prompt in prompts]
+    ids = [*prompts[0][:prefix], *(token for prompt in prompts for token in prompt[prefix:])]
+    places = [torch.arange(prefix), *(torch.arange(prefix, prefix + n) for n in lengths)]
+    hidden = decoder(
+        torch.tensor(ids, device=decoder.device),
+        torch.cat(places).to(decoder.device),
+        cache.prefill(lengths, prefix),
+    )
+    hidden = hidden[torch.tensor(lengths, device=decoder.device).cumsum(0) + prefix - 1]
     while True:
         draws = torch.tensor(
             [float(row.draws[len(row.tokens)]) if len(row.draws) else 0.0 for row in rows],

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from tests.tiny_models import attach_trained, logits_of, relative_error, tiny_decoder
 from thinktune.data.loader import PackedRow, SegmentConfig, pack, pack_row, segment_weights
+from thinktune.data.packing import MIN_SHARED_TOKENS
 from thinktune.data.segments import Rendered, Segment
 from thinktune.errors import TrainingError
 from thinktune.model.decoder import Decoder
@@ -110,6 +111,24 @@ def test_the_gradient_does_not_depend_on_the_order_of_the_examples(examples, ran
     random.shuffle(shuffled)
     _assert_same(_step([pack_row(shuffled, WEIGHTS)]), metrics.losses.loss, gradient)
     _assert_same(_step([pack_row([e], WEIGHTS) for e in shuffled]), metrics.losses.loss, gradient)
+
+
+@given(EXAMPLES, st.integers(1, 40))
+@few
+def test_a_prefix_held_once_gives_the_gradient_of_a_prefix_in_each_document(examples, num):
+    prefix = tuple(range(1, num + 1))
+    examples = [
+        Rendered(prefix + tokens, (Segment.PROMPT,) * num + segments, num + prompt, where)
+        for tokens, segments, prompt, where in examples
+    ]
+    row = pack_row(examples, WEIGHTS, share_prefix=True)
+    if row.prefix_length:
+        assert row.prefix_length >= min(num, min(e.prompt_length for e in examples) - 1)
+        assert len(row.tokens_T) < row.num_tokens
+    else:
+        assert len(examples) == 1 or num <= MIN_SHARED_TOKENS
+    assert row.num_tokens == sum(len(e.tokens) for e in examples)
+    _assert_same(_step([row]), *_plain(examples, WEIGHTS))
 
 
 @given(EXAMPLES)

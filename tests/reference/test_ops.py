@@ -263,6 +263,16 @@ def test_attention_is_the_same_on_both_sides_of_the_switch_to_the_fused_kernel()
         assert relative_error(mine, plain) <= TOLERANCE["packed_attention"]
 
 
+@pytest.mark.parametrize("lengths", [(5, 1, 7), (511, 3)], ids=str)
+def test_documents_behind_a_prefix_see_it_and_themselves(lengths: tuple[int, ...]):
+    prefix = 17
+    case = _attention(6, 2, 4, prefix, *lengths)
+    case = Case(case.op, (*case.inputs[:3], lengths, prefix), case.differentiable)
+    ours, twin = (_run(op, case) for op in (packed_attention, reference.packed_attention))
+    for mine, plain in zip(ours, twin, strict=True):
+        assert relative_error(mine, plain) <= TOLERANCE["packed_attention"]
+
+
 def test_a_new_token_sees_its_cache_as_packed_attention_sees_its_document():
     lengths, heads, kv_heads, width = (1, 13, 2, 7), 6, 2, 5
     q, k, v, _ = _attention(heads, kv_heads, width, *lengths).inputs

@@ -63,6 +63,13 @@ def test_a_completion_longer_than_two_blocks_of_the_cache_equals_that_of_transfo
 
 
 @BY_FAMILY
+def test_prompts_with_a_common_beginning_complete_as_they_do_alone(name: str):
+    decoder = tiny_decoder(name, torch.float64)
+    prompts = [[*range(1, 30), *prompt] for prompt in PROMPTS]
+    assert _tokens(decoder, prompts) == [_tokens(decoder, [prompt])[0] for prompt in prompts]
+
+
+@BY_FAMILY
 def test_rows_that_stop_early_leave_the_others_as_they_were(name: str):
     decoder = tiny_decoder(name)
     free = _tokens(decoder, PROMPTS)

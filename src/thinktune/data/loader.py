@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from pydantic import NonNegativeFloat
 from torch import Tensor
 
-from thinktune.data.packing import plan_rows
+from thinktune.data.packing import plan_rows, shared_prefix
 from thinktune.data.segments import Rendered, Segment
 from thinktune.settings import Settings
 
@@ -31,7 +31,9 @@ class PackedRow:
     positions_T: Int[Tensor, " T"]
     """Place of each token in its own document."""
     lengths: tuple[int, ...]
-    """Tokens of each document."""
+    """Tokens of each document, those of the shared prefix not counted."""
+    prefix_length: int
+    """First tokens of the row that every document begins with; they are held and computed once."""
     predictors_C: Int[Tensor, " C"]
     """Where in the row stands the token whose hidden state predicts each target."""
     targets_C: Int[Tensor, " C"]
@@ -43,8 +45,8 @@ class PackedRow:
 
     @property
     def num_tokens(self) -> int:
-        """Real tokens; a packed row has no padding."""
-        return len(self.tokens_T)
+        """Tokens of all documents, each whole; a packed row has no padding."""
+        return sum(self.lengths) + len(self.lengths) * self.prefix_length
 
     @property
     def num_targets(self) -> int:
@@ -62,6 +64,7 @@ class PackedRow:
             tokens,
             positions,
             self.lengths,
+            self.prefix_length,
             predictors,
             targets,
             self.weights_C.to(device, non_blocking=True),
@@ -70,21 +73,30 @@ class PackedRow:
         )
 
 
-def pack_row(examples: Sequence[Rendered], weights: dict[Segment, float]) -> PackedRow:
+def pack_row(
+    examples: Sequence[Rendered], weights: dict[Segment, float], *, share_prefix: bool = False
+) -> PackedRow:
     """Lay examples one after the other; each target is predicted inside its own document.
 
     Args:
         examples: what the row holds, in order.
         weights: loss weight of each segment; a segment that is absent or 0 has no targets.
+        share_prefix: hold a beginning that all prompts have in common (a system prompt) once.
+            Loss and gradients are the same; do not use it with dropout, whose masks would be
+            shared too.
     """
-    tokens: list[int] = []
+    prefix = 0
+    if share_prefix:
+        limit = min(example.prompt_length for example in examples) - 1
+        prefix = shared_prefix([example.tokens for example in examples], limit)
+    tokens = list(examples[0].tokens[:prefix])
     predictors: list[int] = []
     targets: list[int] = []
     counts: list[float] = []
     reasoning: list[float] = []
     for example in examples:
-        start = len(tokens)
-        tokens.extend(example.tokens)
+        start = len(tokens) - prefix
+        tokens.extend(example.tokens[prefix:])
         # An opening think tag that the prompt holds is given, not generated: no target.
         for place in range(max(1, example.prompt_length), len(example.tokens)):
             segment = example.segments[place]
@@ -93,11 +105,13 @@ def pack_row(examples: Sequence[Rendered], weights: dict[Segment, float]) -> Pac
                 targets.append(example.tokens[place])
                 counts.append(weights[segment])
                 reasoning.append(float(segment in REASONING_SEGMENTS))
-    lengths = tuple(len(example.tokens) for example in examples)
+    lengths = tuple(len(example.tokens) - prefix for example in examples)
+    positions = [torch.arange(prefix), *(torch.arange(prefix, prefix + n) for n in lengths)]
     return PackedRow(
         torch.tensor(tokens),
-        torch.cat([torch.arange(length) for length in lengths]),
+        torch.cat(positions),
         lengths,
+        prefix,
         torch.tensor(predictors, dtype=torch.long),
         torch.tensor(targets, dtype=torch.long),
         torch.tensor(counts, dtype=torch.float32),
@@ -115,11 +129,18 @@ def segment_weights(reasoning: SegmentConfig, answer: SegmentConfig) -> dict[Seg
 
 
 def pack(
-    examples: Sequence[Rendered], weights: dict[Segment, float], max_tokens: int
+    examples: Sequence[Rendered],
+    weights: dict[Segment, float],
+    max_tokens: int,
+    *,
+    share_prefix: bool = False,
 ) -> list[PackedRow]:
     """Pack examples into as few rows as best-fit finds; each example is in exactly one."""
     plan = plan_rows([len(example.tokens) for example in examples], max_tokens)
-    return [pack_row([examples[index] for index in row], weights) for row in plan]
+    return [
+        pack_row([examples[index] for index in row], weights, share_prefix=share_prefix)
+        for row in plan
+    ]
 
 
 def examples_of_step(step: int, *, num_examples: int, batch_size: int, seed: int) -> list[int]:

@@ -16,6 +16,28 @@ class PackingConfig(Settings):
     """Most tokens of a packed row, which is one micro-batch: lower it to save memory."""
 
 
+MIN_SHARED_TOKENS = 16
+"""A shorter common beginning is not worth the trouble."""
+
+
+def shared_prefix(sequences: Sequence[Sequence[int]], limit: int) -> int:
+    """How many first tokens all sequences have in common, and can be computed once for all.
+
+    Args:
+        sequences: token ids; a single one shares nothing.
+        limit: share no more than this many.
+
+    >>> shared_prefix([[7] * 20 + [1], [7] * 20 + [2]], limit=100)
+    20
+    """
+    if len(sequences) < 2:
+        return 0
+    longest = min(limit, *(len(sequence) for sequence in sequences))
+    first = sequences[0]
+    num = next((i for i in range(longest) if any(s[i] != first[i] for s in sequences[1:])), longest)
+    return num if num >= MIN_SHARED_TOKENS else 0
+
+
 def plan_rows(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
     """Assign every sequence to a row by best-fit decreasing.
 

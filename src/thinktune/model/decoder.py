@@ -27,11 +27,11 @@ Rotation = tuple[Tensor, Tensor]
 """Cosine and sine of every token's position, (T, H) each."""
 
 
-def attend_within(lengths: Sequence[int]) -> Attend:
-    """Attention of a packed row: each document sees itself alone."""
+def attend_within(lengths: Sequence[int], prefix_length: int = 0) -> Attend:
+    """Attention of a packed row: each document sees itself alone, and the prefix all share."""
 
     def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return packed_attention(q, k, v, lengths)
+        return packed_attention(q, k, v, lengths, prefix_length)
 
     return attend
 

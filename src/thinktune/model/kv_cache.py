@@ -31,20 +31,29 @@ class KeyValueCache:
         size = (rows, self._heads, places, self._width)
         return torch.zeros(size, dtype=self._dtype, device=self._device)
 
-    def prefill(self, lengths: Sequence[int]) -> Attend:
-        """Start rows from packed prompts of these lengths; use the result in one forward pass."""
-        self.lengths = list(lengths)
-        places = max(lengths) + _GROWTH
-        ends = torch.tensor(self.lengths).cumsum(0).tolist()
+    def prefill(self, lengths: Sequence[int], prefix_length: int = 0) -> Attend:
+        """Start rows from packed prompts; use the result in one forward pass.
+
+        Args:
+            lengths: tokens of each prompt after the prefix.
+            prefix_length: first tokens of the pack, which stand before every prompt.
+        """
+        self.lengths = [prefix_length + length for length in lengths]
+        places = max(self.lengths) + _GROWTH
+        ends = (torch.tensor(lengths).cumsum(0) + prefix_length).tolist()
+        shared = slice(0, prefix_length)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             values = self._empty(len(lengths), places)
             keys = torch.zeros_like(values.mT, memory_format=torch.contiguous_format)
+            keys[..., shared] = k[shared].permute(1, 2, 0)
+            values[:, :, shared] = v[shared].transpose(0, 1)
             for row, (end, length) in enumerate(zip(ends, lengths, strict=True)):
-                keys[row, :, :, :length] = k[end - length : end].permute(1, 2, 0)
-                values[row, :, :length] = v[end - length : end].transpose(0, 1)
+                own = slice(prefix_length, prefix_length + length)
+                keys[row, :, :, own] = k[end - length : end].permute(1, 2, 0)
+                values[row, :, own] = v[end - length : end].transpose(0, 1)
             self._keys[layer], self._values[layer] = keys, values
-            return packed_attention(q, k, v, lengths)
+            return packed_attention(q, k, v, lengths, prefix_length)
 
         return attend
 

@@ -15,58 +15,75 @@ def packed_attention(
     k_TKH: Float[Tensor, "T K H"],
     v_TKH: Float[Tensor, "T K H"],
     lengths: Sequence[int],
+    prefix_length: int = 0,
 ) -> Float[Tensor, "T N H"]:
     """Causal attention inside each document of a packed row, one document at a time.
 
-    No mask is built and no token of another document is read, so a leak is impossible
-    rather than masked away. Memory is linear in T, but for short documents on a CPU, whose
-    scores are written out.
+    No token of another document is read, so a leak is impossible rather than masked away.
+    Memory is linear in T, but for short documents on a CPU, whose scores are written out, and
+    for documents behind a prefix.
 
     Args:
         q_TNH: queries.
         k_TKH: keys; N is a multiple of K (grouped-query attention, arXiv:2305.13245).
         v_TKH: values.
-        lengths: tokens in each document, in order; they sum to T.
+        lengths: tokens in each document, in order; with the prefix they sum to T.
+        prefix_length: first tokens of the row, which stand before every document.
     """
-    sizes = list(lengths)
-    documents = zip(*(x.split(sizes) for x in (q_TNH, k_TKH, v_TKH)), strict=True)
-    on_cpu = q_TNH.device.type == "cpu"
-    return torch.cat(
-        [
-            _short_document(q, k, v) if on_cpu and len(q) <= _SHORT else _long_document(q, k, v)
-            for q, k, v in documents
-        ]
+    sizes = [prefix_length, *lengths]
+    (q_prefix, *qs), (k_prefix, *ks), (v_prefix, *vs) = (
+        x.split(sizes) for x in (q_TNH, k_TKH, v_TKH)
     )
+    if not prefix_length:
+        return torch.cat([_causal(q, k, v) for q, k, v in zip(qs, ks, vs, strict=True)])
+    out = [_causal(q_prefix, k_prefix, v_prefix)]
+    for q, k, v in zip(qs, ks, vs, strict=True):
+        out.append(_causal(q, torch.cat((k_prefix, k)), torch.cat((v_prefix, v))))
+    return torch.cat(out)
 
 
-def _short_document(q_LNH: Tensor, k_LKH: Tensor, v_LKH: Tensor) -> Tensor:
+def _causal(q_LNH: Tensor, k_SKH: Tensor, v_SKH: Tensor) -> Tensor:
+    """The last L of S tokens see themselves and all that stands before them."""
+    short = q_LNH.device.type == "cpu" and len(k_SKH) <= _SHORT
+    return (_written_out if short else _fused)(q_LNH, k_SKH, v_SKH)
+
+
+def _written_out(q_LNH: Tensor, k_SKH: Tensor, v_SKH: Tensor) -> Tensor:
     """Scores written out: on a CPU twice as fast as the fused kernel in bf16, even in float32.
 
     The queries of a group stand under each other before their key head; no key is repeated.
     """
     length, heads, width = q_LNH.shape
-    kv_heads = k_LKH.shape[1]
+    seen, kv_heads = k_SKH.shape[:2]
     groups = heads // kv_heads
-    q_KSH = q_LNH.unflatten(1, (kv_heads, groups)).permute(1, 2, 0, 3).flatten(1, 2)
-    later_LL = torch.full((length, length), float("-inf"), dtype=q_LNH.dtype).triu(1)
-    scores_KSL = torch.baddbmm(
-        later_LL.repeat(groups, 1).expand(kv_heads, -1, -1),
-        q_KSH,
-        k_LKH.permute(1, 2, 0),
+    q_KGH = q_LNH.unflatten(1, (kv_heads, groups)).permute(1, 2, 0, 3).flatten(1, 2)
+    later_LS = torch.full((length, seen), float("-inf"), dtype=q_LNH.dtype)
+    later_LS = later_LS.triu(1 + seen - length)
+    scores_KGS = torch.baddbmm(
+        later_LS.repeat(groups, 1).expand(kv_heads, -1, -1),
+        q_KGH,
+        k_SKH.permute(1, 2, 0),
         alpha=width**-0.5,
     )
-    out_KSH = torch.bmm(scores_KSL.softmax(-1), v_LKH.transpose(0, 1))
-    return out_KSH.unflatten(1, (groups, length)).permute(2, 0, 1, 3).flatten(1, 2)
+    out_KGH = torch.bmm(scores_KGS.softmax(-1), v_SKH.transpose(0, 1))
+    return out_KGH.unflatten(1, (groups, length)).permute(2, 0, 1, 3).flatten(1, 2)
 
 
-def _long_document(q_LNH: Tensor, k_LKH: Tensor, v_LKH: Tensor) -> Tensor:
-    """PyTorch's fused kernel, memory linear in the length."""
-    groups = q_LNH.shape[1] // k_LKH.shape[1]
-    q_NLH, k_NLH, v_NLH = (
-        x.transpose(0, 1) if x is q_LNH else x.transpose(0, 1).repeat_interleave(groups, 0)
-        for x in (q_LNH, k_LKH, v_LKH)
+def _fused(q_LNH: Tensor, k_SKH: Tensor, v_SKH: Tensor) -> Tensor:
+    """PyTorch's fused kernel; with a prefix it needs a mask."""
+    length, heads = q_LNH.shape[:2]
+    seen, kv_heads = k_SKH.shape[:2]
+    q_1NLH = q_LNH.transpose(0, 1)[None]
+    k_1NSH, v_1NSH = (
+        x.transpose(0, 1).repeat_interleave(heads // kv_heads, 0)[None] for x in (k_SKH, v_SKH)
     )
-    out = F.scaled_dot_product_attention(q_NLH[None], k_NLH[None], v_NLH[None], is_causal=True)
+    mask_LS = None
+    if seen > length:
+        mask_LS = torch.ones(length, seen, dtype=torch.bool, device=q_LNH.device)
+        mask_LS = mask_LS.tril(seen - length)
+    out = F.scaled_dot_product_attention(
+        q_1NLH, k_1NSH, v_1NSH, attn_mask=mask_LS, is_causal=mask_LS is None
+    )
     return out[0].transpose(0, 1)
 
 

@@ -62,6 +62,7 @@ def packed_attention(
     k_TKH: Float[Tensor, "T K H"],
     v_TKH: Float[Tensor, "T K H"],
     lengths: Sequence[int],
+    prefix_length: int = 0,
 ) -> Float[Tensor, "T N H"]:
     """Causal attention inside each document of a packed row, through one dense mask.
 
@@ -69,15 +70,16 @@ def packed_attention(
         q_TNH: queries.
         k_TKH: keys; N is a multiple of K (grouped-query attention, arXiv:2305.13245).
         v_TKH: values.
-        lengths: tokens in each document, in order; they sum to T.
+        lengths: tokens in each document, in order; with the prefix they sum to T.
+        prefix_length: first tokens of the row, which stand before every document.
     """
     num_tokens, num_heads, width = q_TNH.shape
     groups = num_heads // k_TKH.shape[1]
-    document_T = torch.repeat_interleave(
-        torch.arange(len(lengths)), torch.tensor(lengths, dtype=torch.long)
-    ).to(q_TNH.device)
+    sizes = torch.tensor([prefix_length, *lengths])
+    document_T = torch.repeat_interleave(torch.arange(len(sizes)), sizes).to(q_TNH.device)
     order_T = torch.arange(num_tokens, device=q_TNH.device)
-    seen_TT = (document_T[:, None] == document_T) & (order_T[:, None] >= order_T)
+    same_TT = (document_T[:, None] == document_T) | (document_T == 0)
+    seen_TT = same_TT & (order_T[:, None] >= order_T)
     scores_NTT = torch.einsum("tnh,snh->nts", q_TNH, k_TKH.repeat_interleave(groups, 1))
     scores_NTT = (scores_NTT * width**-0.5).masked_fill(~seen_TT, float("-inf"))
     weights_NTT = scores_NTT.softmax(-1)

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from pydantic import PositiveFloat, PositiveInt
 
-from thinktune.data.loader import examples_of_step, pack
+from thinktune.data.loader import PackedRow, examples_of_step, pack
 from thinktune.data.packing import PackingConfig
 from thinktune.data.segments import Rendered, Segment
 from thinktune.errors import DataError, TrainingError
 from thinktune.model.decoder import Decoder
-from thinktune.model.lora import adapter_parameters
+from thinktune.model.lora import adapted_layers, adapter_parameters
 from thinktune.settings import Settings
 from thinktune.tracking import Tracker, Watcher
 from thinktune.training.checkpoints import CheckpointFolder
@@ -170,12 +170,19 @@ class _Progress:
         self.parameters = list(adapter_parameters(decoder).values())
         self.optimizer = make_optimizer(self.parameters, optimizer_config)
         self.num_steps = plan_steps(config, len(data.train))
-        heldout = pack(data.heldout, data.weights, data.packing.max_tokens)
+        # A GPU's fused kernels take no prefix; dropout would share its masks.
+        layers = adapted_layers(decoder).values()
+        self.share_prefix = decoder.device.type == "cpu" and not any(x.dropout for x in layers)
+        heldout = self._pack(data.heldout)
         self.heldout_rows = [row.to(decoder.device) for row in heldout]
         self.first: Losses | None = None
         self.last: Losses | None = None
         self.heldout: Losses | None = None
         self.num_tokens, self.seconds = 0, 0.0
+
+    def _pack(self, examples: Sequence[Rendered]) -> list[PackedRow]:
+        weights, max_tokens = self.data.weights, self.data.packing.max_tokens
+        return pack(examples, weights, max_tokens, share_prefix=self.share_prefix)
 
     def take(self, step: int) -> dict[str, float]:
         """One update, and the held-out loss if it is due; gives the numbers to record."""
@@ -201,7 +208,7 @@ class _Progress:
             seed=self.seed,
         )
         examples = [self.data.train[index] for index in chosen]
-        rows = pack(examples, self.data.weights, self.data.packing.max_tokens)
+        rows = self._pack(examples)
         torch.manual_seed(self.seed * 1_000_003 + step)  # dropout
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -242,7 +249,7 @@ def _due(steps_done: int, num_steps: int, every: int | None) -> bool:
     return steps_done == num_steps or (every is not None and steps_done % every == 0)
 
 
-def _measure(decoder: Decoder, rows: Sequence) -> Losses:
+def _measure(decoder: Decoder, rows: Sequence[PackedRow]) -> Losses:
     decoder.eval()
     try:
         return heldout_loss(decoder, rows)

@@ -38,7 +38,9 @@ class StepMetrics:
 
 
 def _nll(decoder: Decoder, row: PackedRow) -> tuple[Tensor, Tensor]:
-    hidden_TD = decoder(row.tokens_T, row.positions_T, attend_within(row.lengths))
+    hidden_TD = decoder(
+        row.tokens_T, row.positions_T, attend_within(row.lengths, row.prefix_length)
+    )
     return linear_cross_entropy(
         hidden_TD.index_select(0, row.predictors_C),
         decoder.lm_head.weight,
@@ -71,8 +73,8 @@ def _name(rows: Sequence[PackedRow]) -> str:
 def _refuse_non_finite(rows: Sequence[PackedRow], nlls: Sequence[Tensor]) -> None:
     bad = []
     for row, nll_C in zip(rows, nlls, strict=True):
-        starts = torch.tensor(row.lengths).cumsum(0)
-        documents = torch.bucketize(row.predictors_C[~nll_C.isfinite()].cpu(), starts, right=True)
+        ends = torch.tensor(row.lengths).cumsum(0) + row.prefix_length
+        documents = torch.bucketize(row.predictors_C[~nll_C.isfinite()].cpu(), ends, right=True)
         bad += [row.where[document] for document in documents.unique().tolist()]
     if bad:
         raise TrainingError(
