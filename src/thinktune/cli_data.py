@@ -31,6 +31,9 @@ def inspect_command(
     heldout: Annotated[
         str | None, typer.Option(help="Held-out questions, to find those that are in both.")
     ] = None,
+    heldout_split: Annotated[
+        str | None, typer.Option(help="Which split of the held-out source; all without.")
+    ] = None,
     column: Annotated[
         list[str] | None, typer.Option(help="A column by another name, as `question=Frage`.")
     ] = None,
@@ -52,7 +55,11 @@ def inspect_command(
 
     columns = parse_settings(DataConfig, {"train": source, "columns": _pairs(column)}).columns
     examples = read_examples(source, split=split, columns=columns)
-    others = read_examples(heldout, columns=columns, required=("question",)) if heldout else []
+    others = (
+        read_examples(heldout, split=heldout_split, columns=columns, required=("question",))
+        if heldout
+        else []
+    )
     template_of = template_of or (_ANY_MODEL if show or max_length else None)
     template = _template(template_of) if template_of else None
     inspection = inspect(examples, heldout=others, template=template, max_length=max_length)

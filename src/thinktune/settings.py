@@ -33,4 +33,5 @@ def parse_settings(kind: type[S], values: Mapping[str, Any]) -> S:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"] if str(part) in kind.model_fields)
-        raise ConfigError(f"{name}={first['input']!r}: {first['msg']}") from None
+        message = first["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{name}={first['input']!r}: {message}") from None

@@ -197,6 +197,20 @@ def test_training_without_comparing_asks_no_questions(
     assert not (tmp_path / "run" / "evaluation").exists()
 
 
+def test_held_out_questions_are_compared_by_split_and_columns_are_mapped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    heldout = ("--heldout", "clinic-en", "--heldout-split")
+    words = ("data", "inspect", "clinic-en", "--split", "train", *heldout)
+    assert thinktune(capsys, *words, "test").code == 0
+    leak = thinktune(capsys, *words, "train")
+    assert leak.code == 1
+    assert "also among the held-out" in " ".join(leak.out.split())
+    renamed = [{"Frage" if k == "question" else k: v for k, v in row.items()} for row in ROWS]
+    source = write_rows(tmp_path / "renamed.jsonl", renamed)
+    assert thinktune(capsys, "data", "inspect", source, "--column", "question=Frage").code == 0
+
+
 def test_inspecting_good_data_ends_well_and_bad_data_with_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
