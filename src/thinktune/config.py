@@ -21,8 +21,8 @@ from thinktune.model.checkpoint_io import BaseDtype
 from thinktune.model.lora import LoRAConfig
 from thinktune.settings import Settings
 from thinktune.tracking import Report
-from thinktune.training.loop import TrainingConfig
 from thinktune.training.optimizer import OptimizerConfig
+from thinktune.training.schedule import TrainingConfig
 
 # What users of other trainers write, and where it is here.
 _ELSEWHERE = {

@@ -33,7 +33,8 @@ from thinktune.run_folder import (
 )
 from thinktune.tracking import Silence, Tracker, Watcher, keep_records, require_trackers
 from thinktune.training.checkpoints import CheckpointFolder
-from thinktune.training.loop import TrainingData, TrainingSummary, train
+from thinktune.training.loop import train
+from thinktune.training.progress import TrainingData, TrainingSummary
 
 SAMPLES_FILE = "samples.jsonl"
 """What the model wrote along the way, in the run folder."""

@@ -1,7 +1,7 @@
 """Which examples a step sees, and the packed rows they become."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -40,6 +40,10 @@ class PackedRow:
     weights_C: Float[Tensor, " C"]
     is_reasoning_C: Float[Tensor, " C"]
     """1 for targets of the reasoning, think tags included; 0 for the answer and its EOS."""
+    total_weight: float
+    """Sum of the weights."""
+    total_reasoning: float
+    """Number of the targets that belong to the reasoning."""
     where: tuple[str, ...]
     """Where each document comes from, for messages."""
 
@@ -54,23 +58,14 @@ class PackedRow:
         return len(self.targets_C)
 
     def to(self, device: torch.device) -> "PackedRow":
-        """The same row with its tensors on ``device``."""
-        moved = (
-            tensor.to(device, non_blocking=True)
-            for tensor in (self.tokens_T, self.positions_T, self.predictors_C, self.targets_C)
-        )
-        tokens, positions, predictors, targets = moved
-        return PackedRow(
-            tokens,
-            positions,
-            self.lengths,
-            self.prefix_length,
-            predictors,
-            targets,
-            self.weights_C.to(device, non_blocking=True),
-            self.is_reasoning_C.to(device, non_blocking=True),
-            self.where,
-        )
+        """The same row with its tensors on ``device``; a CUDA device is not waited for."""
+        moved = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor):
+                value = value.pin_memory() if device.type == "cuda" else value
+                moved[field.name] = value.to(device, non_blocking=True)
+        return replace(self, **moved)
 
 
 def pack_row(
@@ -116,6 +111,8 @@ def pack_row(
         torch.tensor(targets, dtype=torch.long),
         torch.tensor(counts, dtype=torch.float32),
         torch.tensor(reasoning, dtype=torch.float32),
+        float(sum(counts)),
+        float(sum(reasoning)),
         tuple(example.where for example in examples),
     )
 

@@ -205,3 +205,4 @@ def load_tensors(
     for name, layer in layers.items():
         first, second = (tensors[f"{_PREFIX}{name}.{p}.weight"] for p in ("lora_A", "lora_B"))
         place(layer, first, second, config)
+    decoder.bind_adapter()

@@ -212,6 +212,7 @@ def load_decoder(folder: Path, *, dtype: torch.dtype, device: torch.device) -> D
                 setattr(decoder.get_submodule(owner), attribute, loaded)
     if shape.tie_word_embeddings:
         decoder.lm_head.weight = decoder.model.embed_tokens.weight
+    decoder.join()
     return decoder.eval()
 
 

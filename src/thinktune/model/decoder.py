@@ -5,111 +5,24 @@ Who may see whom is not decided here but by ``attend``, which training, prefill 
 each bring.
 """
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from thinktune.model.base_weights import BaseLinear
+from thinktune.kernels.language import runs_fused
+from thinktune.model.adapter import Adapter
+from thinktune.model.base_weights import BaseLinear, LinearStack
+from thinktune.model.host_store import HostStore
+from thinktune.model.layer import Attend, Keep, Layer, LayerCall, LayerFunction, RMSNorm
 from thinktune.model.shape import DecoderShape
-from thinktune.ops.attention import packed_attention
+from thinktune.ops.attention import PackedAttention
 from thinktune.ops.rms_norm import rms_norm
-from thinktune.ops.rope import inverse_frequencies, rope, rope_tables
-from thinktune.ops.swiglu import swiglu
+from thinktune.ops.rope import Rotation, inverse_frequencies, rope_tables
 
-Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
-"""(layer, q_TNH, k_TKH, v_TKH) -> out_TNH."""
-
-Rotation = tuple[Tensor, Tensor]
-"""Cosine and sine of every token's position, (T, H) each."""
-
-
-def attend_within(lengths: Sequence[int], prefix_length: int = 0) -> Attend:
-    """Attention of a packed row: each document sees itself alone, and the prefix all share."""
-
-    def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return packed_attention(q, k, v, lengths, prefix_length)
-
-    return attend
-
-
-class RMSNorm(nn.Module):
-    """A frozen normalisation weight."""
-
-    def __init__(self, width: int, eps: float) -> None:
-        """Make room for ``width`` weights."""
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(width), requires_grad=False)
-        self.eps = eps
-
-    def forward(self, x: Float[Tensor, "*S D"]) -> Float[Tensor, "*S D"]:
-        """Normalise the last dimension."""
-        return rms_norm(x, self.weight, self.eps)
-
-
-class Attention(nn.Module):
-    """Grouped-query attention with rotary positions."""
-
-    def __init__(self, shape: DecoderShape, layer: int) -> None:
-        """Make room for the projections of one layer."""
-        super().__init__()
-        self.layer, self.head_dim = layer, shape.head_dim
-        q_width = shape.num_attention_heads * shape.head_dim
-        kv_width = shape.num_key_value_heads * shape.head_dim
-        self.q_proj = BaseLinear(shape.hidden_size, q_width, shape.qkv_bias)
-        self.k_proj = BaseLinear(shape.hidden_size, kv_width, shape.qkv_bias)
-        self.v_proj = BaseLinear(shape.hidden_size, kv_width, shape.qkv_bias)
-        self.o_proj = BaseLinear(q_width, shape.hidden_size, shape.o_bias)
-        norm = partial(RMSNorm, shape.head_dim, shape.rms_norm_eps)
-        self.q_norm = norm() if shape.qk_norm else nn.Identity()
-        self.k_norm = norm() if shape.qk_norm else nn.Identity()
-
-    def forward(
-        self, x_TD: Float[Tensor, "T D"], rotation: Rotation, attend: Attend
-    ) -> Float[Tensor, "T D"]:
-        """Project, rotate, attend, project back."""
-        q_TNH = self.q_norm(self.q_proj(x_TD).unflatten(-1, (-1, self.head_dim)))
-        k_TKH = self.k_norm(self.k_proj(x_TD).unflatten(-1, (-1, self.head_dim)))
-        v_TKH = self.v_proj(x_TD).unflatten(-1, (-1, self.head_dim))
-        out_TNH = attend(self.layer, rope(q_TNH, *rotation), rope(k_TKH, *rotation), v_TKH)
-        return self.o_proj(out_TNH.flatten(1))
-
-
-class MLP(nn.Module):
-    """The gated feed-forward block."""
-
-    def __init__(self, shape: DecoderShape) -> None:
-        """Make room for the projections of one layer."""
-        super().__init__()
-        self.gate_proj = BaseLinear(shape.hidden_size, shape.intermediate_size, shape.mlp_bias)
-        self.up_proj = BaseLinear(shape.hidden_size, shape.intermediate_size, shape.mlp_bias)
-        self.down_proj = BaseLinear(shape.intermediate_size, shape.hidden_size, shape.mlp_bias)
-
-    def forward(self, x_TD: Float[Tensor, "T D"]) -> Float[Tensor, "T D"]:
-        """Widen, gate, narrow."""
-        return self.down_proj(swiglu(self.gate_proj(x_TD), self.up_proj(x_TD)))
-
-
-class Layer(nn.Module):
-    """One decoder layer: attention and feed-forward, each added to the residual stream."""
-
-    def __init__(self, shape: DecoderShape, layer: int) -> None:
-        """Make room for one layer's weights."""
-        super().__init__()
-        self.self_attn = Attention(shape, layer)
-        self.mlp = MLP(shape)
-        self.input_layernorm = RMSNorm(shape.hidden_size, shape.rms_norm_eps)
-        self.post_attention_layernorm = RMSNorm(shape.hidden_size, shape.rms_norm_eps)
-
-    def forward(
-        self, x_TD: Float[Tensor, "T D"], rotation: Rotation, attend: Attend
-    ) -> Float[Tensor, "T D"]:
-        """Update the residual stream."""
-        x_TD = x_TD + self.self_attn(self.input_layernorm(x_TD), rotation, attend)
-        return x_TD + self.mlp(self.post_attention_layernorm(x_TD))
+_MAX_SEED = 2**31 - 8
 
 
 class DecoderBody(nn.Module):
@@ -119,7 +32,7 @@ class DecoderBody(nn.Module):
         """Make room for embeddings, layers and the last norm."""
         super().__init__()
         self.embed_tokens = nn.Embedding(shape.vocab_size, shape.hidden_size)
-        self.layers = nn.ModuleList(Layer(shape, layer) for layer in range(shape.num_hidden_layers))
+        self.layers = nn.ModuleList(Layer(shape, index) for index in range(shape.num_hidden_layers))
         self.norm = RMSNorm(shape.hidden_size, shape.rms_norm_eps)
 
 
@@ -138,6 +51,11 @@ class Decoder(nn.Module):
         if shape.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
         self.requires_grad_(False)
+        self.adapter: Adapter | None = None
+        """The attached adapter, bound to the layers."""
+        self.keep: Sequence[Keep] = (Keep.ALL,) * shape.num_hidden_layers
+        """What each layer's forward keeps for its backward."""
+        self._store: HostStore | None = None
         self._frequencies: Tensor | None = None
 
     @property
@@ -150,26 +68,122 @@ class Decoder(nn.Module):
         """Type of the base weights and of the residual stream."""
         return self.model.norm.weight.dtype
 
+    @property
+    def stacks(self) -> Iterator[LinearStack]:
+        """The joined projections of all layers, in order."""
+        for layer in self._layers:
+            yield from layer.stacks
+
+    @property
+    def _layers(self) -> Sequence[Layer]:
+        return [layer for layer in self.model.layers if isinstance(layer, Layer)]
+
+    def plan(self, keep: Sequence[Keep], max_tokens: int) -> None:
+        """Decide what each layer's forward keeps, and make room for it on the host.
+
+        Args:
+            keep: one for each layer.
+            max_tokens: of the longest row there will be.
+        """
+        self.keep = tuple(keep)
+        hosted = [layer for layer, kept in enumerate(keep) if kept is Keep.HOST]
+        width = 2 * self.shape.intermediate_size
+        self._store = (
+            HostStore(hosted, max_tokens, width, self.dtype, self.device) if hosted else None
+        )
+
+    def join(self) -> None:
+        """Put the weights of projections that read the same input into one matrix.
+
+        To be called when weights were replaced; weights that are joined stay where they are.
+        """
+        for stack in self.stacks:
+            stack.join()
+
+    def bind_adapter(self) -> None:
+        """Gather the matrices that stand in the layers, as `adapter`; none if there are none."""
+        adapted = [m for s in self.stacks for m in s.members if m.lora_A is not None]
+        if adapted:
+            self.adapter = Adapter(adapted, list(self.stacks))
+            return
+        self.adapter = None
+        for stack in self.stacks:
+            stack.bind(None, None, None, ())
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> "Decoder":
+        super()._apply(fn, recurse)
+        self.join()
+        self.bind_adapter()
+        return self
+
     def forward(
-        self, tokens_T: Int[Tensor, " T"], positions_T: Int[Tensor, " T"], attend: Attend
-    ) -> Float[Tensor, "T D"]:
+        self,
+        tokens_T: Int[Tensor, " T"],
+        positions_T: Int[Tensor, " T"],
+        attend: Attend,
+        wanted_C: Int[Tensor, " C"] | None = None,
+    ) -> Float[Tensor, "C D"]:
         """Hidden states after the last norm, ready for the head.
+
+        With gradients enabled, an adapter attached and a `PackedAttention`, the result is part
+        of a graph whose backward adds to the adapter's gradient.
 
         Args:
             tokens_T: token ids, documents one after the other.
             positions_T: each token's place in its own document.
-            attend: how the tokens see each other, such as `attend_within`.
+            attend: how the tokens see each other.
+            wanted_C: rows whose states are wanted; None for all.
         """
+        if self.adapter is not None:
+            self.adapter.refresh()
+        rotation = self._rotation(positions_T)
+        x_TD = self.model.embed_tokens(tokens_T)
+        if (
+            torch.is_grad_enabled()
+            and self.adapter is not None
+            and isinstance(attend, PackedAttention)
+        ):
+            x_TD = self._train_layers(x_TD, rotation, attend)
+        else:
+            with torch.no_grad():
+                for layer in self._layers:
+                    x_TD, _ = layer(x_TD, rotation, attend, 0)
+        if wanted_C is not None:
+            x_TD = x_TD.index_select(0, wanted_C)
+        return rms_norm(x_TD, self.model.norm.weight, self.model.norm.eps)
+
+    def _train_layers(self, x_TD: Tensor, rotation: Rotation, attend: PackedAttention) -> Tensor:
+        seed = int(torch.randint(_MAX_SEED // 8, ())) if self._drops else 0
+        reached = False
+        for layer, keep in zip(self._layers, self.keep, strict=True):
+            adapted = any(stack.is_adapted for stack in layer.stacks)
+            if not reached and not adapted:
+                with torch.no_grad():
+                    x_TD, _ = layer(x_TD, rotation, attend, 0)
+                continue
+            if not reached:
+                x_TD = x_TD.detach().requires_grad_()
+            layer_seed = (seed + 8 * layer.index) % _MAX_SEED
+            store = self._store if keep is Keep.HOST else None
+            call = LayerCall(layer, rotation, attend, layer_seed, keep, reached, store)
+            x_TD = LayerFunction.apply(x_TD, call)
+            reached = True
+        return x_TD
+
+    @property
+    def _drops(self) -> bool:
+        members = (member for stack in self.stacks for member in stack.members)
+        return self.training and any(member.dropout for member in members)
+
+    def _rotation(self, positions_T: Tensor) -> Rotation:
         scaling = self.shape.rope_scaling
         if self._frequencies is None or self._frequencies.device != self.device:
             frequencies = inverse_frequencies(self.shape.head_dim, self.shape.rope_theta, scaling)
             self._frequencies = frequencies.to(self.device)
         factor = 1.0 if scaling is None else scaling.attention_factor
-        rotation = rope_tables(positions_T, self._frequencies, self.dtype, factor)
-        x_TD = self.model.embed_tokens(tokens_T)
-        for layer in self.model.layers:
-            x_TD = layer(x_TD, rotation, attend)
-        return self.model.norm(x_TD)
+        # Kernels compute in float32 anyway; elsewhere mixed types would cost a pass.
+        dtype = torch.float32 if runs_fused(self.model.norm.weight) else self.dtype
+        return rope_tables(positions_T, self._frequencies, dtype, factor)
 
     def logits(self, hidden_CD: Float[Tensor, "C D"]) -> Float[Tensor, "C V"]:
         """Scores of the next token for the given states; never call it on a whole sequence."""

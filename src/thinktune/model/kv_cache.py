@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from thinktune.model.decoder import Attend
+from thinktune.model.layer import Attend
 from thinktune.model.shape import DecoderShape
 from thinktune.ops.attention import cached_attention, packed_attention
 
@@ -43,7 +43,7 @@ class KeyValueCache:
         ends = (torch.tensor(lengths).cumsum(0) + prefix_length).tolist()
         shared = slice(0, prefix_length)
 
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, None]:
             values = self._empty(len(lengths), places)
             keys = torch.zeros_like(values.mT, memory_format=torch.contiguous_format)
             keys[..., shared] = k[shared].permute(1, 2, 0)
@@ -53,7 +53,7 @@ class KeyValueCache:
                 keys[row, :, :, own] = k[end - length : end].permute(1, 2, 0)
                 values[row, :, own] = v[end - length : end].transpose(0, 1)
             self._keys[layer], self._values[layer] = keys, values
-            return packed_attention(q, k, v, lengths, prefix_length)
+            return packed_attention(q, k, v, lengths, prefix_length), None
 
         return attend
 
@@ -73,11 +73,11 @@ class KeyValueCache:
         rows = torch.arange(len(self.lengths), device=self._device)
         seen_BL = torch.arange(filled, device=self._device) <= positions[:, None]
 
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, None]:
             keys, values = self._keys[layer], self._values[layer]
             keys[rows, :, :, positions] = k
             values[rows, :, positions] = v
-            return cached_attention(q, keys[..., :filled], values[:, :, :filled], seen_BL)
+            return cached_attention(q, keys[..., :filled], values[:, :, :filled], seen_BL), None
 
         return positions, attend
 

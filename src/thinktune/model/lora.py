@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from thinktune.errors import ConfigError
 from thinktune.model.base_weights import BaseLinear
+from thinktune.model.decoder import Decoder
 from thinktune.settings import Settings
 
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -44,7 +45,7 @@ class LoRAConfig(Settings):
         return self.alpha / (math.sqrt(self.rank) if self.use_rslora else self.rank)
 
 
-def adapted_layers(decoder: nn.Module) -> dict[str, BaseLinear]:
+def adapted_layers(decoder: Decoder) -> dict[str, BaseLinear]:
     """Layers that carry an adapter, by full name, in the decoder's order."""
     return {
         name: module
@@ -53,12 +54,12 @@ def adapted_layers(decoder: nn.Module) -> dict[str, BaseLinear]:
     }
 
 
-def adapter_parameters(decoder: nn.Module) -> dict[str, nn.Parameter]:
+def adapter_parameters(decoder: Decoder) -> dict[str, nn.Parameter]:
     """The trainable matrices, by full name (``...q_proj.lora_A``), in the decoder's order."""
     return {name: p for name, p in decoder.named_parameters() if p.requires_grad}
 
 
-def match_targets(decoder: nn.Module, target_modules: Sequence[str]) -> dict[str, BaseLinear]:
+def match_targets(decoder: Decoder, target_modules: Sequence[str]) -> dict[str, BaseLinear]:
     """Linear layers whose name ends with one of ``target_modules``.
 
     Raises:
@@ -79,7 +80,7 @@ def match_targets(decoder: nn.Module, target_modules: Sequence[str]) -> dict[str
     return {name: layers[name] for name in layers if name in matched}
 
 
-def attach(decoder: nn.Module, config: LoRAConfig, *, seed: int) -> list[nn.Parameter]:
+def attach(decoder: Decoder, config: LoRAConfig, *, seed: int) -> list[nn.Parameter]:
     """Give the target layers a fresh float32 adapter whose update is zero.
 
     A is uniform in +-1/sqrt(in) and B zero, as PEFT starts them. Each layer's A depends on
@@ -104,26 +105,28 @@ def attach(decoder: nn.Module, config: LoRAConfig, *, seed: int) -> list[nn.Para
         bound = 1 / math.sqrt(width_in)
         first = torch.empty(config.rank, width_in).uniform_(-bound, bound, generator=generator)
         place(layer, first, torch.zeros(width_out, config.rank), config)
+    decoder.bind_adapter()
     return list(adapter_parameters(decoder).values())
 
 
 def place(layer: BaseLinear, lora_A: Tensor, lora_B: Tensor, config: LoRAConfig) -> None:
-    """Put the two matrices of one layer in place, trainable, in float32."""
+    """Put the two matrices of one layer in place; `Decoder.bind_adapter` makes them work."""
     device = layer.weight.device
     layer.lora_A = nn.Parameter(lora_A.to(device, torch.float32))
     layer.lora_B = nn.Parameter(lora_B.to(device, torch.float32))
     layer.scale, layer.dropout = config.scale, config.dropout
 
 
-def detach(decoder: nn.Module) -> None:
+def detach(decoder: Decoder) -> None:
     """Remove the adapter; the base model is as it was before `attach`."""
     for layer in adapted_layers(decoder).values():
         layer.lora_A = layer.lora_B = None
         layer.scale = layer.dropout = 0.0
+    decoder.bind_adapter()
 
 
 @contextmanager
-def base_only(decoder: nn.Module) -> Iterator[None]:
+def base_only(decoder: Decoder) -> Iterator[None]:
     """Within the block the adapter's scale is 0: the same weights, without the adapter."""
     layers = adapted_layers(decoder).values()
     scales = [layer.scale for layer in layers]
@@ -148,7 +151,7 @@ class Unmerged:
 
 
 @torch.no_grad()
-def merge(decoder: nn.Module) -> dict[str, Unmerged]:
+def merge(decoder: Decoder) -> dict[str, Unmerged]:
     """Add the adapter's update to the base weights, in float32 arithmetic, and detach it.
 
     Returns:
@@ -164,13 +167,16 @@ def merge(decoder: nn.Module) -> dict[str, Unmerged]:
         update = (second @ first).mul_(layer.scale)
         layer.weight = nn.Parameter(update.add_(weight).to(weight.dtype), requires_grad=False)
     detach(decoder)
+    decoder.join()
     return originals
 
 
-def unmerge(decoder: nn.Module, originals: dict[str, Unmerged]) -> None:
+def unmerge(decoder: Decoder, originals: dict[str, Unmerged]) -> None:
     """Put back, bit for bit, the base weights and the adapter that `merge` returned."""
     for name, was in originals.items():
         layer = decoder.get_submodule(name)
         assert isinstance(layer, BaseLinear)
         layer.weight, layer.lora_A, layer.lora_B = was.weight, was.lora_A, was.lora_B
         layer.scale, layer.dropout = was.scale, was.dropout
+    decoder.join()
+    decoder.bind_adapter()

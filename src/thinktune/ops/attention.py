@@ -1,13 +1,193 @@
-"""Attention over packed documents that never see each other, and over a key-value cache."""
+"""Attention over packed documents that never see each other, and over a key-value cache.
+
+Which kernel attends is chosen by device and shape: cuDNN's ragged kernel where its wheel is
+installed, a document at a time through cuDNN where documents are long, FlashAttention-2's
+variable-length kernel, and elsewhere PyTorch's own choice for each document alone.
+"""
 
 from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from thinktune.ops import ragged_attention as ragged
+
 _SHORT = 512
+_LONG = 4096
+"""Documents of this mean length are faster through cuDNN one by one than FlashAttention-2."""
+_aten = torch.ops.aten
+
+
+class Kernel(StrEnum):
+    """What computes the attention of a packed row."""
+
+    RAGGED = "cudnn ragged"
+    """All documents in one call of cuDNN (wheel nvidia-cudnn-frontend)."""
+    SINGLE = "cudnn, one document at a time"
+    FLASH = "flash attention 2, variable length"
+    TRACED = "pytorch, one document at a time"
+    """Anywhere, in any type; its backward is PyTorch's."""
+
+
+class PackedAttention:
+    """Causal attention inside each document of a packed row, with its own backward.
+
+    Calling it gives the attended values and what backward needs beside query, key and value.
+    """
+
+    def __init__(
+        self, lengths: Sequence[int], prefix_length: int = 0, *, kernel: Kernel | None = None
+    ) -> None:
+        """Say where the documents lie.
+
+        Args:
+            lengths: tokens in each document, in order; with the prefix they sum to T.
+            prefix_length: first tokens of the row, which stand before every document.
+            kernel: what to use; None to choose by device and shape.
+        """
+        self.lengths, self.prefix_length = tuple(lengths), prefix_length
+        self._kernel = kernel
+        self._places: Any = None
+
+    def kernel(self, q_TNH: Tensor) -> Kernel:
+        """What will attend to such queries."""
+        if self._kernel is not None:
+            return self._kernel
+        half = q_TNH.dtype in (torch.bfloat16, torch.float16)
+        if not q_TNH.is_cuda or not half or self.prefix_length or q_TNH.shape[2] % 8:
+            return Kernel.TRACED
+        capability = torch.cuda.get_device_capability(q_TNH.device)
+        if capability < (8, 0) or q_TNH.shape[2] > 128:
+            return Kernel.TRACED
+        if torch.are_deterministic_algorithms_enabled():
+            return Kernel.FLASH
+        if ragged.is_available(q_TNH.device, q_TNH.dtype, q_TNH.shape[2]):
+            return Kernel.RAGGED
+        mean = sum(self.lengths) / len(self.lengths)
+        return Kernel.SINGLE if capability >= (9, 0) and mean >= _LONG else Kernel.FLASH
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Any]:
+        """Attend; every layer alike.
+
+        Returns:
+            What was attended to (T, N, H), and what `backward` wants back.
+        """
+        kernel = self.kernel(q)
+        if kernel is Kernel.RAGGED:
+            return ragged.ragged_attention(q, k, v, self._ragged(q.device))
+        if kernel is Kernel.SINGLE:
+            return _single(q, k, v, self.lengths)
+        if kernel is Kernel.FLASH:
+            ends, longest = self._flash_places(q.device)
+            return _flash(q, k, v, ends, longest)
+        if not torch.is_inference_mode_enabled():
+            leaves = [x.detach().requires_grad_() for x in (q, k, v)]
+            with torch.enable_grad():
+                out = packed_attention(*leaves, self.lengths, self.prefix_length)
+            return out.detach(), (out, leaves)
+        return packed_attention(q, k, v, self.lengths, self.prefix_length), None
+
+    def backward(
+        self,
+        grad: Float[Tensor, "T N H"],
+        qkv: tuple[Tensor, Tensor, Tensor],
+        out: Float[Tensor, "T N H"],
+        saved: Any,
+        grads: tuple[Tensor, Tensor, Tensor],
+    ) -> None:
+        """Write the gradients of query, key and value into ``grads``.
+
+        Args:
+            grad: gradient of what was attended to.
+            qkv: query, key and value of the forward pass.
+            out: what the forward pass gave first.
+            saved: what it gave second.
+            grads: memory to write into.
+        """
+        kernel = self.kernel(grad)
+        if kernel is Kernel.RAGGED:
+            ragged.ragged_attention_backward(
+                grad, *qkv, out, saved, self._ragged(grad.device), *grads
+            )
+            return
+        if kernel is Kernel.SINGLE:
+            parts = _single_backward(grad, qkv, out, saved, self.lengths)
+        elif kernel is Kernel.FLASH:
+            ends, longest = self._flash_places(grad.device)
+            parts = _flash_backward(grad, qkv, out, saved, ends, longest)
+        else:
+            graph, leaves = saved
+            parts = torch.autograd.grad(graph, leaves, grad)
+        for to, part in zip(grads, parts, strict=True):
+            to.copy_(part)
+
+    def _ragged(self, device: torch.device) -> ragged.RaggedDocuments:
+        if self._places is None:
+            self._places = ragged.ragged_documents(self.lengths, device)
+        return self._places
+
+    def _flash_places(self, device: torch.device) -> tuple[Tensor, int]:
+        if self._places is None:
+            ends = torch.tensor((0, *self.lengths), dtype=torch.int32).cumsum(0, dtype=torch.int32)
+            self._places = ends.pin_memory().to(device, non_blocking=True)
+        return self._places, max(self.lengths)
+
+
+def _flash(q: Tensor, k: Tensor, v: Tensor, ends: Tensor, longest: int) -> tuple[Tensor, Any]:
+    out, lse, rng_state, unused, _ = _aten._flash_attention_forward(
+        q, k, v, ends, ends, longest, longest, 0.0, True, False
+    )
+    return out, (lse, rng_state, unused)
+
+
+def _flash_backward(
+    grad: Tensor,
+    qkv: tuple[Tensor, Tensor, Tensor],
+    out: Tensor,
+    saved: Any,
+    ends: Tensor,
+    longest: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    lse, rng_state, unused = saved
+    return _aten._flash_attention_backward(
+        grad, *qkv, out, lse, ends, ends, longest, longest, 0.0, True, rng_state, unused
+    )
+
+
+def _as_batch(x_LNH: Tensor) -> Tensor:
+    return x_LNH.transpose(0, 1)[None]
+
+
+def _single(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -> tuple[Tensor, Any]:
+    out_TNH, saved = torch.empty_like(q, memory_format=torch.contiguous_format), []
+    for *part, to in zip(*(x.split(list(lengths)) for x in (q, k, v, out_TNH)), strict=True):
+        result = _aten._scaled_dot_product_cudnn_attention(
+            *map(_as_batch, part), None, True, 0.0, True, False
+        )
+        to.copy_(result[0][0].transpose(0, 1))
+        saved.append(result[1:8])
+    return out_TNH, saved
+
+
+def _single_backward(
+    grad: Tensor,
+    qkv: tuple[Tensor, Tensor, Tensor],
+    out: Tensor,
+    saved: Any,
+    lengths: Sequence[int],
+) -> list[Tensor]:
+    grads = []
+    pieces = zip(*(x.split(list(lengths)) for x in (grad, *qkv, out)), saved, strict=True)
+    for *part, (lse, ends_q, ends_k, max_q, max_k, seed, offset) in pieces:
+        results = _aten._scaled_dot_product_cudnn_attention_backward(
+            *map(_as_batch, part), lse, seed, offset, None, ends_q, ends_k, max_q, max_k, 0.0, True
+        )
+        grads.append([x[0].transpose(0, 1) for x in results])
+    return [torch.cat(parts) for parts in zip(*grads, strict=True)]
 
 
 def packed_attention(

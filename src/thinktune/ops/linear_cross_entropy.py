@@ -8,6 +8,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from thinktune.kernels import cross_entropy as kernel
+from thinktune.kernels.language import runs_fused
+
+_CHUNK_BYTES = 2**29
+"""Room for the logits of one chunk on a device with fused kernels."""
+
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
@@ -24,8 +30,19 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_CD = torch.empty_like(hidden_CD) if wants_grad else None
         wide = torch.promote_types(hidden_CD.dtype, torch.float32)
         nll_C = hidden_CD.new_empty(targets_C.shape, dtype=wide)
+        fused = runs_fused(hidden_CD)
         for start in range(0, len(targets_C), chunk_tokens):
             part = slice(start, start + chunk_tokens)
+            if fused:
+                logits = F.linear(hidden_CD[part], weight_VD)
+                weights = weights_C[part]
+                kernel.cross_entropy(
+                    logits, targets_C[part], weights, nll_C[part], wants_grad=wants_grad
+                )
+                if grad_CD is not None:
+                    torch.mm(logits, weight_VD, out=grad_CD[part])
+                del logits  # or the next chunk's stand beside them
+                continue
             logits = F.linear(hidden_CD[part], weight_VD).to(wide)
             targets = targets_C[part, None]
             highest = logits.amax(-1, keepdim=True)
@@ -46,7 +63,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of what needs one."""
         (grad_CD,) = ctx.saved_tensors
-        return grad_CD * grads[0], None, None, None, None
+        return grad_CD.mul_(grads[0]), None, None, None, None
+
+
+def chunk_of(vocabulary: int, dtype: torch.dtype, device: torch.device) -> int:
+    """Rows whose logits exist at the same time: few on a CPU, to stay in its caches."""
+    if device.type == "cpu":
+        return 256
+    rows = _CHUNK_BYTES // (vocabulary * dtype.itemsize)
+    return max(256, 1 << max(rows, 1).bit_length() - 1)
 
 
 def linear_cross_entropy(
@@ -55,18 +80,20 @@ def linear_cross_entropy(
     targets_C: Int[Tensor, " C"],
     weights_C: Float[Tensor, " C"],
     *,
-    chunk_tokens: int = 256,
+    chunk_tokens: int | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, " C"]]:
     """Weighted sum of each target's negative log-likelihood, and the unweighted ones (nats).
 
     The gradient is made in the forward pass, chunk by chunk, while the logits are at hand;
-    the head is frozen and gets none. Extra memory: ``chunk_tokens`` x V in float32.
+    the head is frozen and gets none. Extra memory: ``chunk_tokens`` x V, in float32 off the GPU.
 
     Args:
         hidden_CD: hidden states that predict a target; leave all others out.
         weight_VD: the language-model head.
         targets_C: the token each state must predict.
         weights_C: what each target counts in the sum (segment weight / total of the step).
-        chunk_tokens: rows whose logits exist at the same time.
+        chunk_tokens: rows whose logits exist at the same time; None for what `chunk_of` says.
     """
+    if chunk_tokens is None:
+        chunk_tokens = chunk_of(len(weight_VD), hidden_CD.dtype, hidden_CD.device)
     return _LinearCrossEntropy.apply(hidden_CD, weight_VD, targets_C, weights_C, chunk_tokens)

@@ -1,13 +1,16 @@
-"""Rotary position embedding: the tables, and a rotation whose backward is the turn back."""
+"""Rotary position embedding: the tables, and the turning of query and key in their buffer."""
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from thinktune.kernels import rope as kernel
+from thinktune.kernels.language import runs_fused
+from thinktune.ops.rms_norm import rms_norm_backward, rms_norm_forward
+from thinktune.ops.update import Update
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,26 @@ class YarnScaling:
 
 
 RopeScaling = Llama3Scaling | YarnScaling
+Rotation = tuple[Tensor, Tensor]
+"""Cosine and sine of every token's position, (T, H / 2) each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """How the fused query, key and value buffer (T, (N + 2 K) H) is divided."""
+
+    num_q: int
+    num_k: int
+    width: int
+    norms: tuple[Tensor, Tensor] | None = None
+    """Weights of the per-head norms of query and key, where the model has them (Qwen3)."""
+    eps: float = 0.0
+
+    def split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Query (T, N, H), key and value (T, K, H), as views."""
+        heads = qkv.unflatten(1, (-1, self.width))
+        q, k, v = heads.split((self.num_q, self.num_k, self.num_k), dim=1)
+        return q, k, v
 
 
 def inverse_frequencies(
@@ -74,43 +97,83 @@ def rope_tables(
     frequencies: Float[Tensor, " P"],
     dtype: torch.dtype,
     attention_factor: float = 1.0,
-) -> tuple[Float[Tensor, "T 2*P"], Float[Tensor, "T 2*P"]]:
-    """Cosine and sine for each position, both halves filled, made in float32."""
+) -> tuple[Float[Tensor, "T P"], Float[Tensor, "T P"]]:
+    """Cosine and sine for each position and pair, made in float32."""
     angles = positions_T[:, None].to(frequencies.dtype) * frequencies
-    angles = torch.cat((angles, angles), dim=-1)
     cos, sin = angles.cos() * attention_factor, angles.sin() * attention_factor
     return cos.to(dtype), sin.to(dtype)
 
 
-def _turn(x_TNH: Tensor, cos_TH: Tensor, sin_TH: Tensor, sign: int) -> Tensor:
-    half = x_TNH.shape[-1] // 2
-    sin_T1H = sin_TH[:, None]
-    out_TNH = x_TNH * cos_TH[:, None]
-    out_TNH[..., :half].addcmul_(x_TNH[..., half:], sin_T1H[..., :half], value=-sign)
-    out_TNH[..., half:].addcmul_(x_TNH[..., :half], sin_T1H[..., half:], value=sign)
-    return out_TNH
+def _turn(x_TNH: Tensor, cos_TP: Tensor, sin_TP: Tensor, sign: int, out_TNH: Tensor) -> None:
+    cos, sin = cos_TP[:, None], sin_TP[:, None]
+    first, second = x_TNH.chunk(2, dim=-1)
+    turned_first = (first * cos).addcmul_(second, sin, value=-sign)
+    turned_second = (second * cos).addcmul_(first, sin, value=sign)
+    to_first, to_second = out_TNH.chunk(2, dim=-1)
+    to_first.copy_(turned_first)
+    to_second.copy_(turned_second)
 
 
-class _Rope(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Compute, and keep what backward needs."""
-        ctx.save_for_backward(cos, sin)
-        return _turn(x, cos, sin, 1)
+def rope_forward(
+    qkv: Float[Tensor, "T W"], heads: Heads, rotation: Rotation, update: Update | None = None
+) -> tuple[Float[Tensor, "T N H"], Float[Tensor, "T K H"], Float[Tensor, "T K H"]]:
+    """Rotate each query and key head by its position (arXiv:2104.09864), halves paired.
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        """Gradients of what needs one."""
-        cos, sin = ctx.saved_tensors
-        return _turn(grads[0], cos, sin, -1), None, None
+    Args:
+        qkv: base products; ``update`` is added in place. Without per-head norms query and key
+            are turned in place too; with them, which need their input again in backward, they
+            go into new memory.
+        heads: how the buffer is divided.
+        rotation: from `rope_tables`.
+        update: what is to be added first; only a device with fused kernels is given one.
 
-
-def rope(
-    x_TNH: Float[Tensor, "T N H"], cos_TH: Float[Tensor, "T H"], sin_TH: Float[Tensor, "T H"]
-) -> Float[Tensor, "T N H"]:
-    """Rotate each head by its position (arXiv:2104.09864), halves paired as on the Hub.
-
-    Nothing but the tables is kept for backward.
+    Returns:
+        Query, key and value.
     """
-    return _Rope.apply(x_TNH, cos_TH, sin_TH)
+    num_turned = (heads.num_q + heads.num_k) * heads.width
+    out = qkv if heads.norms is None else qkv.new_empty(len(qkv), num_turned)
+    if runs_fused(qkv):
+        pair = update and (update.left, update.right)
+        columns, rank = (update.columns, update.rank) if update else ((None, None, None), 0)
+        sizes = (heads.num_q, heads.num_k), heads.width
+        kernel.rope(qkv, *sizes, rotation, pair, columns, rank, heads.norms, heads.eps, out)
+    else:
+        to = out[:, :num_turned].unflatten(1, (-1, heads.width))
+        q, k, _ = heads.split(qkv)
+        if heads.norms is not None:
+            q, k = (_normed(x, w, heads.eps) for x, w in zip((q, k), heads.norms, strict=True))
+        _turn(q, *rotation, 1, to[:, : heads.num_q])
+        _turn(k, *rotation, 1, to[:, heads.num_q :])
+    turned = out[:, :num_turned].unflatten(1, (-1, heads.width))
+    q, k = turned.split((heads.num_q, heads.num_k), dim=1)
+    return q, k, heads.split(qkv)[2]
+
+
+def rope_backward(
+    grad: Float[Tensor, "T W"], qkv: Float[Tensor, "T W"], heads: Heads, rotation: Rotation
+) -> None:
+    """Turn the gradients of query and key back in place, and through their norms.
+
+    Args:
+        grad: gradients of turned query, turned key and value, side by side.
+        qkv: what `rope_forward` was given, update added; read only where there are norms.
+        heads: how both are divided.
+        rotation: as in the forward pass.
+    """
+    if runs_fused(grad):
+        sizes = (heads.num_q, heads.num_k), heads.width
+        kernel.rope_backward(grad, qkv, *sizes, rotation, heads.norms, heads.eps)
+        return
+    for place in (0, 1):
+        part = heads.split(grad)[place]
+        _turn(part, *rotation, -1, part)
+        if heads.norms is not None:
+            x, weight = heads.split(qkv)[place].flatten(0, 1), heads.norms[place]
+            _, rrms = rms_norm_forward(x, weight, heads.eps)
+            flat = part.flatten(0, 1).clone()
+            grad_x, _ = rms_norm_backward(flat, None, x, weight, rrms, torch.zeros_like(flat))
+            part.copy_(grad_x.view_as(part))
+
+
+def _normed(x_TNH: Tensor, weight: Tensor, eps: float) -> Tensor:
+    return rms_norm_forward(x_TNH.flatten(0, 1), weight, eps)[0].view(x_TNH.shape)

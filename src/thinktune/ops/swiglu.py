@@ -1,31 +1,65 @@
-"""The gated activation of the feed-forward block, keeping its two inputs and nothing else."""
-
-from typing import Any
+"""The gated activation of the feed-forward block; gate and up stand side by side."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-
-class _SwiGLU(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
-        """Compute, and keep what backward needs."""
-        ctx.save_for_backward(gate, up)
-        return F.silu(gate).mul_(up)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradients of what needs one."""
-        gate, up = ctx.saved_tensors
-        grad_up = F.silu(gate).mul_(grads[0])
-        grad_gate = torch.ops.aten.silu_backward(grads[0] * up, gate)
-        return grad_gate, grad_up
+from thinktune.kernels import swiglu as kernel
+from thinktune.kernels.language import runs_fused
+from thinktune.ops.update import Update
 
 
-def swiglu(gate: Float[Tensor, "T F"], up: Float[Tensor, "T F"]) -> Float[Tensor, "T F"]:
-    """``silu(gate) * up`` (arXiv:2002.05202)."""
-    return _SwiGLU.apply(gate, up)
+def swiglu_forward(
+    gate_up_TG: Float[Tensor, "T G"], update: Update | None = None
+) -> Float[Tensor, "T F"]:
+    """``silu(gate) * up`` (arXiv:2002.05202).
+
+    Args:
+        gate_up_TG: base products; left as they are.
+        update: what is to be added to them first. Only a device with fused kernels is given
+            one (`LinearStack.project` sees to it).
+    """
+    if runs_fused(gate_up_TG):
+        tokens, both = gate_up_TG.shape
+        out_TF = gate_up_TG.new_empty(tokens, both // 2)
+        kernel.swiglu(gate_up_TG, *_parts(update), out_TF)
+        return out_TF
+    gate, up = gate_up_TG.chunk(2, dim=1)
+    return F.silu(gate).mul_(up)
+
+
+def swiglu_backward(
+    grad_TF: Float[Tensor, "T F"],
+    grad_update: tuple[Tensor, Tensor] | None,
+    gate_up_TG: Float[Tensor, "T G"],
+    update: Update | None = None,
+) -> tuple[Float[Tensor, "T G"], Float[Tensor, "T F"]]:
+    """Gradients in place of ``gate_up``, and the activation once more in place of ``grad``.
+
+    Args:
+        grad_TF: gradient of the activation; overwritten.
+        grad_update: low-rank part of it that is still to be added, (T, R) @ (R, F).
+        gate_up_TG: base products; overwritten.
+        update: as in the forward pass.
+    """
+    if runs_fused(grad_TF):
+        kernel.swiglu_backward(gate_up_TG, *_parts(update), grad_TF, grad_update)
+        return gate_up_TG, grad_TF
+    if grad_update is not None:
+        grad_TF.addmm_(*grad_update)
+    gate, up = gate_up_TG.chunk(2, dim=1)
+    silu = F.silu(gate)
+    act_TF = silu * up
+    grad_gate = torch.ops.aten.silu_backward(grad_TF * up, gate)
+    torch.mul(grad_TF, silu, out=up)
+    gate.copy_(grad_gate)
+    return gate_up_TG, act_TF
+
+
+def _parts(
+    update: Update | None,
+) -> tuple[tuple[Tensor, Tensor] | None, tuple[int | None, ...], int]:
+    if update is None:
+        return None, (None, None), 0
+    return (update.left, update.right), update.columns, update.rank

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from thinktune.atomic import folder_aside
 from thinktune.errors import AdapterError, RunError
@@ -46,12 +47,7 @@ class CheckpointFolder:
         folder = self.folder / f"step-{steps_done:06d}"
         with folder_aside(folder) as aside:
             write_adapter(decoder, aside, self.lora, self.base)
-            tensors = {
-                f"{name}.{part}": value.detach().cpu().contiguous()
-                for name, parameter in adapter_parameters(decoder).items()
-                for part, value in optimizer.state[parameter].items()
-            }
-            save_file(tensors, aside / _OPTIMIZER)
+            save_file(_by_name(decoder, optimizer), aside / _OPTIMIZER)
             (aside / _STATE).write_text(json.dumps({"steps_done": steps_done}) + "\n")
         for _, old in self.all()[: -self.keep]:
             shutil.rmtree(old)
@@ -81,14 +77,36 @@ class CheckpointFolder:
         """Put the newest checkpoint's running means back into the optimizer."""
         folder = self.all()[-1][1]
         try:
-            tensors = load_file(folder / _OPTIMIZER)
-            for name, parameter in adapter_parameters(decoder).items():
-                optimizer.state[parameter] = {
-                    part: tensors[f"{name}.{part}"].to(decoder.device)
-                    for part in ("step", "exp_avg", "exp_avg_sq")
-                }
-        except (SafetensorError, OSError, KeyError) as error:
+            _restore(decoder, optimizer, load_file(folder / _OPTIMIZER))
+        except (SafetensorError, OSError, KeyError, RuntimeError) as error:
             raise RunError(
                 f"{folder / _OPTIMIZER}: cannot be read ({error}); remove this checkpoint to go "
                 "on from the one before"
             ) from None
+
+
+_MEANS = ("exp_avg", "exp_avg_sq")
+
+
+def _by_name(decoder: Decoder, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's running means, cut up by matrix, so that the layout of memory can change."""
+    assert decoder.adapter is not None
+    state = optimizer.state[decoder.adapter.weights]
+    tensors = {
+        f"{name}.{part}": decoder.adapter.part(state[part], parameter).cpu().contiguous()
+        for name, parameter in adapter_parameters(decoder).items()
+        for part in _MEANS
+    }
+    return {name: tensor.clone() for name, tensor in tensors.items()} | {"step": state["step"]}
+
+
+def _restore(
+    decoder: Decoder, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
+) -> None:
+    assert decoder.adapter is not None
+    weights = decoder.adapter.weights
+    state = {part: torch.empty_like(weights.detach()) for part in _MEANS}
+    for name, parameter in adapter_parameters(decoder).items():
+        for part, whole in state.items():
+            decoder.adapter.part(whole, parameter).copy_(tensors[f"{name}.{part}"])
+    optimizer.state[weights] = {"step": tensors["step"].to(weights.device), **state}

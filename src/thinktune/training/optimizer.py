@@ -1,12 +1,11 @@
 """AdamW over the adapter, and how the learning rate moves."""
 
 import math
-from collections.abc import Sequence
 from enum import StrEnum
 
 import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
-from torch import nn
+from torch import Tensor, nn
 
 from thinktune.settings import Settings
 
@@ -40,18 +39,30 @@ class OptimizerConfig(Settings):
     """Gradients with a larger L2 norm are scaled down to it."""
 
 
-def make_optimizer(
-    parameters: Sequence[nn.Parameter], config: OptimizerConfig
-) -> torch.optim.AdamW:
-    """AdamW in float32, in one fused call."""
-    return torch.optim.AdamW(
-        parameters,
-        lr=config.learning_rate,
-        betas=(config.adam_beta1, config.adam_beta2),
-        eps=config.adam_epsilon,
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
+class AdapterOptimizer(torch.optim.AdamW):
+    """AdamW over one vector of float32 weights, in one fused call.
+
+    It remembers on the device, unseen by the host, whether any step so far was not finite; from
+    then on it updates nothing.
+    """
+
+    def __init__(self, weights: nn.Parameter, config: OptimizerConfig) -> None:
+        """Start with running means of zero."""
+        super().__init__(
+            [weights],
+            lr=config.learning_rate,
+            betas=(config.adam_beta1, config.adam_beta2),
+            eps=config.adam_epsilon,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        # The fused kernel reads this attribute and leaves everything as it is if it is 1.
+        self.found_inf = torch.zeros((), dtype=torch.float32, device=weights.device)
+
+    def look(self, numbers: Tensor) -> None:
+        """Take the numbers of one more step into account."""
+        bad = (~numbers.isfinite()).any().float()
+        torch.maximum(self.found_inf, bad, out=self.found_inf)
 
 
 def learning_rate(step: int, num_steps: int, config: OptimizerConfig) -> float:

@@ -1,0 +1,252 @@
+"""Time training steps of any shape, with random weights and random documents."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from thinktune.data.loader import PackedRow, SegmentConfig, pack, segment_weights
+from thinktune.errors import ConfigError, TrainingError
+from thinktune.model.decoder import Decoder
+from thinktune.model.layer import Keep
+from thinktune.model.lora import LoRAConfig, adapted_layers, attach
+from thinktune.model.shape import DecoderShape, shape_from_config
+from thinktune.ops.attention import PackedAttention
+from thinktune.training.memory_plan import fit
+from thinktune.training.optimizer import AdapterOptimizer, OptimizerConfig
+from thinktune.training.step import LaunchedStep, train_step
+from thinktune.workload import SHAPES, document_lengths, examples_of_timed_step
+
+_PEAK_TFLOPS = {"H100": 989.4, "H200": 989.4, "A100": 312.0, "L4": 121.0, "T4": 65.1}
+"""Dense 16-bit rate by the vendor's datasheet, for MFU."""
+_WARM_UP = 2
+
+
+_Choice = TypeVar("_Choice", bound=StrEnum)
+
+
+class _Dtype(StrEnum):
+    BFLOAT16 = "bfloat16"
+    FLOAT32 = "float32"
+
+
+def parse_choice(kinds: type[_Choice], name: str, what: str) -> _Choice:
+    """The member of that value.
+
+    Raises:
+        ConfigError: there is none; the values are named.
+    """
+    try:
+        return kinds(name)
+    except ValueError:
+        known = ", ".join(kinds)
+        raise ConfigError(f"{what}: {name!r} is none of {known}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class StepTiming:
+    """What timed steps came to."""
+
+    milliseconds: float
+    """Of a step, on average."""
+    tokens_per_second: float
+    """Without padding: there is none."""
+    target_tokens_per_second: float
+    peak_gib: float | None
+    """Most memory allocated on the device at any time; None on a CPU."""
+    mfu: float | None
+    """Share of the device's 16-bit peak, recomputation not counted; None where it is unknown."""
+    first_step_seconds: float
+    """The first step, which compiles."""
+    attention: str
+    """What attended."""
+    planned_gib: float | None
+    """The memory plan's estimate of the peak."""
+    host_gib: float | None
+    """Pinned host memory."""
+    kept: str
+    """What layers keep for backward."""
+
+    def as_dict(self) -> dict:
+        """For JSON."""
+        return asdict(self)
+
+    def lines(self) -> Iterator[tuple[str, str]]:
+        """Name and value, for people."""
+        yield "tokens/s", f"{self.tokens_per_second:,.0f}"
+        yield "target tokens/s", f"{self.target_tokens_per_second:,.0f}"
+        yield "ms a step", f"{self.milliseconds:,.1f}"
+        yield "first step", f"{self.first_step_seconds:.1f} s"
+        if self.peak_gib is not None and self.planned_gib is not None:
+            yield "peak", f"{self.peak_gib:.2f} GiB, planned {self.planned_gib:.2f}"
+        if self.host_gib:
+            yield "on the host", f"{self.host_gib:.2f} GiB"
+        if self.mfu is not None:
+            yield "MFU, recomputation not counted", f"{self.mfu:.1%}"
+        yield "attention", self.attention
+        yield "layers keep", self.kept
+
+
+def random_decoder(shape: str, dtype: torch.dtype, device: torch.device) -> Decoder:
+    """A decoder of one of the known shapes with random weights.
+
+    Raises:
+        ConfigError: there is no such shape.
+    """
+    if shape not in SHAPES:
+        raise ConfigError(f"no shape {shape!r}; known: {', '.join(SHAPES)}")
+    with torch.device("meta"):
+        decoder = Decoder(shape_from_config(SHAPES[shape]))
+    decoder = decoder.to(dtype).to_empty(device=device)
+    torch.manual_seed(0)
+    for name, weight in decoder.named_parameters():
+        with torch.no_grad():
+            weight.fill_(1.0) if "norm" in name else weight.normal_(0, 0.02)
+    return decoder.eval()
+
+
+def floating_point_operations(shape: DecoderShape, lengths: tuple[int, ...], rank: int) -> float:
+    """Of one step without recomputation: products of base, head, adapter and attention.
+
+    Base and head are multiplied forward and for the input's gradient, never for their own.
+    """
+    D, F, H = shape.hidden_size, shape.intermediate_size, shape.head_dim
+    N, K = shape.num_attention_heads, shape.num_key_value_heads
+    widths = [(D, N * H), (D, K * H), (D, K * H), (N * H, D), (D, F), (D, F), (F, D)]
+    base = sum(a * b for a, b in widths)
+    adapter = rank * sum(a + b for a, b in widths)
+    layers = shape.num_hidden_layers
+    tokens, pairs = sum(lengths), sum(n * n / 2 for n in lengths)
+    linear = tokens * (layers * (4 * base + 6 * adapter) + 4 * D * shape.vocab_size)
+    return linear + layers * pairs * N * H * (4 + 10)
+
+
+def bench_step(
+    shape: str,
+    documents: str,
+    *,
+    rank: int = 16,
+    dropout: float = 0.0,
+    steps: int = 5,
+    budget_gib: float | None = None,
+    keep: str | None = None,
+    device: torch.device,
+    dtype: str = "bfloat16",
+    profile: bool = False,
+) -> StepTiming:
+    """Time whole steps: forward, backward, clipping and update, new documents in each.
+
+    Args:
+        shape: name of a shape.
+        documents: what a step trains on, see `thinktune.workload.document_lengths`.
+        rank: of an adapter on all seven projections.
+        dropout: of the adapter.
+        steps: how many to time, after two to warm up.
+        budget_gib: most memory to allocate; None for what is free.
+        keep: what every layer keeps; None for what the memory plan chooses.
+        device: where.
+        dtype: of the base weights.
+        profile: print where the time of one step goes.
+
+    Raises:
+        ConfigError: there is no such shape, type or choice, or it does not fit.
+        TrainingError: the steps did not train: no gradient, or an adapter that did not change.
+    """
+    kept = None if keep is None else parse_choice(Keep, keep, "--keep")
+    base_dtype = getattr(torch, parse_choice(_Dtype, dtype, "--dtype"))
+    decoder = random_decoder(shape, base_dtype, device)
+    lora = LoRAConfig(rank=rank, alpha=2.0 * rank, dropout=dropout)
+    attach(decoder, lora, seed=0)
+    assert decoder.adapter is not None
+    optimizer = AdapterOptimizer(decoder.adapter.weights, OptimizerConfig())
+    decoder.train()
+    batches = [_rows(documents, decoder.shape.vocab_size, step) for step in range(steps + _WARM_UP)]
+
+    longest = max(len(row.tokens_T) for rows in batches for row in rows)
+    plan = fit(decoder, lora, longest, budget_gib, keep=kept)
+
+    def launch(rows: list[PackedRow]) -> LaunchedStep:
+        there = [row.to(device) for row in rows]
+        return train_step(decoder, optimizer, there, max_grad_norm=1.0)
+
+    started = time.perf_counter()
+    launch(batches[0]).read()
+    first_step_seconds = time.perf_counter() - started
+    for rows in batches[1:_WARM_UP]:
+        launch(rows).read()
+    # As the training loop does it: a step is launched before the one before it is over.
+    started = time.perf_counter()
+    launched = [launch(rows) for rows in batches[_WARM_UP:]]
+    finished = [step.read() for step in launched]
+    seconds = (time.perf_counter() - started) / steps
+    if not all(metrics.grad_norm > 0 for metrics in finished):
+        raise TrainingError("the gradient is zero: this benchmark would time nothing")
+    tokens = sum(metrics.num_tokens for metrics in finished) / steps
+    targets = sum(metrics.losses.num_targets for metrics in finished) / steps
+    peak = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None
+    if profile:
+        with _profiled():
+            launch(batches[-1]).read()
+    _require_change([p.lora_B for p in adapted_layers(decoder).values()])
+    lengths = [document_lengths(documents, step) for step in range(_WARM_UP, _WARM_UP + steps)]
+    operations = sum(floating_point_operations(decoder.shape, n, rank) for n in lengths) / steps
+    return StepTiming(
+        milliseconds=seconds * 1e3,
+        tokens_per_second=tokens / seconds,
+        target_tokens_per_second=targets / seconds,
+        peak_gib=peak,
+        mfu=_mfu(operations / seconds, device),
+        first_step_seconds=first_step_seconds,
+        attention=_attention(decoder, batches[-1]),
+        planned_gib=None if plan is None else plan.total_bytes / 2**30,
+        host_gib=None if plan is None else plan.host_bytes / 2**30,
+        kept=", ".join(f"{list(decoder.keep).count(k)} x {k}" for k in Keep if k in decoder.keep),
+    )
+
+
+def _rows(documents: str, vocab_size: int, step: int) -> list[PackedRow]:
+    """All documents of a step as one packed row."""
+    examples = examples_of_timed_step(documents, vocab_size, step)
+    total = sum(len(example.tokens) for example in examples)
+    return pack(examples, segment_weights(SegmentConfig(), SegmentConfig()), total)
+
+
+def _attention(decoder: Decoder, rows: list[PackedRow]) -> str:
+    heads = decoder.shape.num_attention_heads, decoder.shape.head_dim
+    q = torch.empty(1, *heads, dtype=decoder.dtype, device=decoder.device)
+    return str(PackedAttention(rows[0].lengths).kernel(q))
+
+
+def _require_change(matrices: list[nn.Parameter | None]) -> None:
+    if not all(matrix is not None and bool(matrix.any()) for matrix in matrices):
+        raise TrainingError("an adapter matrix did not change: this benchmark would time nothing")
+
+
+def _mfu(per_second: float, device: torch.device) -> float | None:
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    peak = next((rate for card, rate in _PEAK_TFLOPS.items() if card in name), None)
+    return per_second / (peak * 1e12) if peak else None
+
+
+@contextmanager
+def _profiled() -> Iterator[None]:
+    """Print the kernels of what happens inside, the longest first."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if torch.cuda.is_available():
+        activities = [torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as profiler:
+        yield
+    events = sorted(profiler.key_averages(), key=lambda e: -e.self_device_time_total)
+    total = sum(event.self_device_time_total for event in events)
+    print(f"device busy for {total / 1e3:.1f} ms")
+    for event in events[:40]:
+        if event.self_device_time_total:
+            milliseconds = event.self_device_time_total / 1e3
+            print(f"{milliseconds:8.2f} ms {event.count:6d} x  {event.key[:110]}")

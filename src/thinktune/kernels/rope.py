@@ -1,0 +1,151 @@
+"""Rotary positions on the fused query, key and value buffer, forward and backward.
+
+Forward adds the low-rank updates first and, where the model has them, the per-head norms of
+query and key; backward undoes both.
+"""
+
+# pyright: reportInvalidTypeForm=false
+from __future__ import annotations
+
+from torch import Tensor
+
+from thinktune.kernels.language import jit, power_of_two, tl
+from thinktune.kernels.low_rank import Pair, added, rank_block
+
+_BLOCK_T = 32
+
+
+@jit
+def _norm_weight(NORM_Q, NORM_K, at, mask, is_query):
+    of_query = tl.load(NORM_Q + at, mask=mask, other=0.0).to(tl.float32)
+    of_key = tl.load(NORM_K + at, mask=mask, other=0.0).to(tl.float32)
+    return tl.where(is_query, of_query, of_key)
+
+
+@jit
+def _forward(QKV, OUT, COS, SIN, LEFT, RIGHT, NORM_Q, NORM_K, T, qkv_row, out_row,
+             left_row, right_row, eps, q_at, k_at, v_at, num_q, num_k, rank:
+             tl.constexpr, HALF: tl.constexpr, HAS_UPDATE: tl.constexpr, HAS_NORM:
+             tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_R:
+             tl.constexpr):  # fmt: skip
+    rows = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
+    head = tl.program_id(1)
+    half = tl.arange(0, BLOCK_H)
+    row_mask, half_mask = rows < T, half < HALF
+    mask = row_mask[:, None] & half_mask[None, :]
+    at = rows.to(tl.int64)[:, None] * qkv_row + head * 2 * HALF + half[None, :]
+    kind = QKV.dtype.element_ty
+    first = tl.load(QKV + at, mask=mask, other=0.0).to(tl.float32)
+    second = tl.load(QKV + at + HALF, mask=mask, other=0.0).to(tl.float32)
+    if HAS_UPDATE:
+        column = tl.where(head < num_q, q_at, tl.where(head < num_q + num_k, k_at, v_at))
+        if column >= 0:
+            below = RIGHT + (head * 2 * HALF) * right_row + column
+            first = added(first, LEFT + column, below, rows, row_mask, half, half_mask,
+                              left_row, right_row, 1, rank, BLOCK_R)  # fmt: skip
+            second = added(second, LEFT + column, below + HALF * right_row, rows, row_mask,
+                               half, half_mask, left_row, right_row, 1, rank,
+                               BLOCK_R)  # fmt: skip
+            first, second = first.to(kind).to(tl.float32), second.to(kind).to(tl.float32)
+            to_stay = mask & ((head >= num_q + num_k) | HAS_NORM)
+            tl.store(QKV + at, first.to(kind), mask=to_stay)
+            tl.store(QKV + at + HALF, second.to(kind), mask=to_stay)
+    if head < num_q + num_k:
+        if HAS_NORM:
+            squares = tl.sum(first * first, axis=1) + tl.sum(second * second, axis=1)
+            rrms = tl.rsqrt(squares / (2 * HALF) + eps)
+            first_weight = _norm_weight(NORM_Q, NORM_K, half, half_mask, head < num_q)
+            second_weight = _norm_weight(NORM_Q, NORM_K, HALF + half, half_mask, head < num_q)
+            first = (first * rrms[:, None] * first_weight[None, :]).to(kind).to(tl.float32)
+            second = (second * rrms[:, None] * second_weight[None, :]).to(kind).to(tl.float32)
+        turn = rows.to(tl.int64)[:, None] * HALF + half[None, :]
+        cos = tl.load(COS + turn, mask=mask, other=0.0).to(tl.float32)
+        sin = tl.load(SIN + turn, mask=mask, other=0.0).to(tl.float32)
+        to = rows.to(tl.int64)[:, None] * out_row + head * 2 * HALF + half[None, :]
+        tl.store(OUT + to, (first * cos - second * sin).to(kind), mask=mask)
+        tl.store(OUT + to + HALF, (second * cos + first * sin).to(kind), mask=mask)
+
+
+@jit
+def _backward(GRAD, QKV, COS, SIN, NORM_Q, NORM_K, T, grad_row, qkv_row, eps, num_q,
+              HALF: tl.constexpr, HAS_NORM: tl.constexpr, BLOCK_T: tl.constexpr,
+              BLOCK_H: tl.constexpr):  # fmt: skip
+    rows = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
+    head = tl.program_id(1)
+    half = tl.arange(0, BLOCK_H)
+    half_mask = half < HALF
+    mask = (rows < T)[:, None] & half_mask[None, :]
+    at = rows.to(tl.int64)[:, None] * grad_row + head * 2 * HALF + half[None, :]
+    kind = GRAD.dtype.element_ty
+    turned_first = tl.load(GRAD + at, mask=mask, other=0.0).to(tl.float32)
+    turned_second = tl.load(GRAD + at + HALF, mask=mask, other=0.0).to(tl.float32)
+    turn = rows.to(tl.int64)[:, None] * HALF + half[None, :]
+    cos = tl.load(COS + turn, mask=mask, other=0.0).to(tl.float32)
+    sin = tl.load(SIN + turn, mask=mask, other=0.0).to(tl.float32)
+    first = turned_first * cos + turned_second * sin
+    second = turned_second * cos - turned_first * sin
+    if HAS_NORM:
+        from_at = rows.to(tl.int64)[:, None] * qkv_row + head * 2 * HALF + half[None, :]
+        x_first = tl.load(QKV + from_at, mask=mask, other=0.0).to(tl.float32)
+        x_second = tl.load(QKV + from_at + HALF, mask=mask, other=0.0).to(tl.float32)
+        squares = tl.sum(x_first * x_first, axis=1) + tl.sum(x_second * x_second, axis=1)
+        rrms = tl.rsqrt(squares / (2 * HALF) + eps)[:, None]
+        first_weight = _norm_weight(NORM_Q, NORM_K, half, half_mask, head < num_q)
+        second_weight = _norm_weight(NORM_Q, NORM_K, HALF + half, half_mask, head < num_q)
+        first *= first_weight[None, :]
+        second *= second_weight[None, :]
+        along = tl.sum(first * x_first, axis=1) + tl.sum(second * x_second, axis=1)
+        along = along[:, None] * rrms * rrms / (2 * HALF)
+        first = rrms * (first - x_first * along)
+        second = rrms * (second - x_second * along)
+    tl.store(GRAD + at, first.to(kind), mask=mask)
+    tl.store(GRAD + at + HALF, second.to(kind), mask=mask)
+
+
+def rope(
+    qkv: Tensor,
+    heads: tuple[int, int],
+    head_dim: int,
+    tables: tuple[Tensor, Tensor],
+    update: Pair | None,
+    columns: tuple[int | None, ...],
+    rank: int,
+    norms: tuple[Tensor, Tensor] | None,
+    eps: float,
+    out: Tensor,
+) -> None:
+    """Add the updates to ``qkv`` (T, (N + 2K) H); ``out`` gets query and key, turned.
+
+    ``out`` may be ``qkv`` itself where there are no norms.
+    """
+    tokens, (num_q, num_k) = len(qkv), heads
+    left, right = update or (qkv, qkv)
+    norm_q, norm_k = norms or (qkv, qkv)
+    block_t, block_h = _BLOCK_T, power_of_two(head_dim // 2)
+    q_at, k_at, v_at = (-1 if place is None else place for place in columns)
+    _forward[(-(-tokens // block_t), num_q + 2 * num_k)](
+        qkv, out, *tables, left, right, norm_q, norm_k, tokens, qkv.stride(0), out.stride(0),
+        left.stride(0), right.stride(0), eps, q_at, k_at, v_at, num_q, num_k, rank=rank,
+        HALF=head_dim // 2, HAS_UPDATE=update is not None, HAS_NORM=norms is not None,
+        BLOCK_T=block_t, BLOCK_H=block_h, BLOCK_R=rank_block(rank), num_warps=8,
+    )  # fmt: skip
+
+
+def rope_backward(
+    grad: Tensor,
+    qkv: Tensor,
+    heads: tuple[int, int],
+    head_dim: int,
+    tables: tuple[Tensor, Tensor],
+    norms: tuple[Tensor, Tensor] | None,
+    eps: float,
+) -> None:
+    """Turn query's and key's gradients back in place, and through their norms."""
+    tokens, (num_q, num_k) = len(grad), heads
+    norm_q, norm_k = norms or (grad, grad)
+    block_t, block_h = _BLOCK_T, power_of_two(head_dim // 2)
+    _backward[(-(-tokens // block_t), num_q + num_k)](
+        grad, qkv, *tables, norm_q, norm_k, tokens, grad.stride(0), qkv.stride(0), eps, num_q,
+        HALF=head_dim // 2, HAS_NORM=norms is not None, BLOCK_T=block_t, BLOCK_H=block_h,
+        num_warps=4,
+    )  # fmt: skip

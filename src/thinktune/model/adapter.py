@@ -1,0 +1,108 @@
+"""The trainable matrices of a decoder, in one piece of memory."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from thinktune.model.base_weights import BaseLinear, LinearStack
+
+
+class Adapter:
+    """Every A and B of a decoder in one piece of memory, with one gradient and one working copy.
+
+    The layers' ``lora_A`` and ``lora_B`` are views of ``weights``, so one fused call updates
+    them all, one call casts them, and their norm is that of one vector.
+    """
+
+    def __init__(self, layers: Sequence[BaseLinear], stacks: Sequence[LinearStack]) -> None:
+        """Gather the matrices that stand in ``layers``, and hand the stacks their parts."""
+        dtype = torch.promote_types(layers[0].weight.dtype, torch.float32)
+        flat = torch.cat([x.detach().to(dtype).flatten() for x in _in_order(layers)])
+        self._num_A = sum(layer.lora_A.numel() for layer in layers if layer.lora_A is not None)
+        self.weights = nn.Parameter(flat)
+        """All A, then all B, in float32 at least."""
+        self.weights.grad = torch.zeros_like(flat)
+        self.scale = layers[0].scale
+        self._working = torch.empty_like(flat, dtype=layers[0].weight.dtype)
+        self._version = -1
+        self._blocks: list[tuple[Tensor, Tensor]] = []
+        self._place(layers)
+        for stack in stacks:
+            self._bind(stack)
+
+    def _place(self, layers: Sequence[BaseLinear]) -> None:
+        self._offsets: dict[int, int] = {}
+        first = 0
+        for name in ("lora_A", "lora_B"):
+            for layer in layers:
+                old = getattr(layer, name)
+                view = self.weights.detach()[first : first + old.numel()].view(old.shape)
+                parameter = nn.Parameter(view)
+                parameter.grad = self._part(self.gradient, first, old.shape)
+                setattr(layer, name, parameter)
+                self._offsets[id(parameter)] = first
+                first += old.numel()
+
+    @property
+    def gradient(self) -> Tensor:
+        """Gradient of ``weights``; backward passes add to it."""
+        assert self.weights.grad is not None
+        return self.weights.grad
+
+    def part(self, whole: Tensor, parameter: nn.Parameter) -> Tensor:
+        """The piece of a tensor as long as ``weights`` that belongs to one layer's matrix."""
+        return self._part(whole, self._offsets[id(parameter)], parameter.shape)
+
+    @staticmethod
+    def _part(whole: Tensor, first: int, shape: Sequence[int]) -> Tensor:
+        return whole[first : first + math.prod(shape)].view(*shape)
+
+    def _bind(self, stack: LinearStack) -> None:
+        adapted = [member for member in stack.members if member.lora_A is not None]
+        if not adapted:
+            stack.bind(None, None, None, ())
+            return
+        rank, width_in = adapted[0].lora_A.shape  # pyright: ignore[reportOptionalMemberAccess]
+        first = self._offsets[id(adapted[0].lora_A)]
+        shape = (len(adapted) * rank, width_in)
+        seconds = {id(m): m.lora_B for m in adapted if m.lora_B is not None}
+        if len(stack.members) == 1:
+            B = self.part(self._working, *seconds.values())
+        else:
+            B = self._working.new_zeros(sum(stack.widths), len(adapted) * rank)
+        row = column = 0
+        for member, width in zip(stack.members, stack.widths, strict=True):
+            if len(stack.members) > 1 and member.lora_B is not None:
+                block = B[row : row + width, column : column + rank]
+                self._blocks.append((block, self.part(self._working, member.lora_B)))
+                column += rank
+            row += width
+        stack.bind(
+            self._part(self._working, first, shape),
+            B,
+            self._part(self.gradient, first, shape),
+            [self.part(self.gradient, second) for second in seconds.values()],
+        )
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Bring the working copy up to date, if the weights have changed since."""
+        if self._version == self.weights._version:
+            return
+        self._version = self.weights._version
+        self._working[: self._num_A].copy_(self.weights[: self._num_A])
+        self._working[self._num_A :].copy_(self.weights[self._num_A :] * self.scale)
+        for block, values in self._blocks:
+            block.copy_(values)
+
+    def scale_gradient(self) -> None:
+        """Finish the gradient of a step: the working copy of B carries the scale, B does not."""
+        self.gradient[self._num_A :].mul_(self.scale)
+
+
+def _in_order(layers: Sequence[BaseLinear]) -> Iterator[Tensor]:
+    for name in ("lora_A", "lora_B"):
+        for layer in layers:
+            yield getattr(layer, name)

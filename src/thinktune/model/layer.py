@@ -1,0 +1,352 @@
+"""One decoder layer: attention and feed-forward, each added to the residual stream.
+
+In training a layer is one autograd function with a backward written by hand. What forward
+leaves for backward, and what backward makes again, is chosen for each layer (`Keep`).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from thinktune.model.base_weights import BaseLinear, LinearStack
+from thinktune.model.host_store import HostStore
+from thinktune.model.shape import DecoderShape
+from thinktune.ops.attention import PackedAttention
+from thinktune.ops.rms_norm import (
+    add_rms_norm,
+    residual_add,
+    rms_norm_again,
+    rms_norm_backward,
+    rms_norm_forward,
+)
+from thinktune.ops.rope import Heads, Rotation, rope_backward, rope_forward
+from thinktune.ops.swiglu import swiglu_backward, swiglu_forward
+
+Attend = Callable[[int, Tensor, Tensor, Tensor], tuple[Tensor, Any]]
+"""(layer, q_TNH, k_TKH, v_TKH) -> out_TNH, and what its backward wants (None: nothing)."""
+
+
+class Keep(StrEnum):
+    """What a layer's forward keeps for its backward; the rest is computed again, bit for bit."""
+
+    ALL = "all"
+    """Everything but what a pass over memory gives back."""
+    HOST = "host"
+    """Everything, but the gate and up products in host memory."""
+    NO_MLP = "no_mlp"
+    """Not the gate and up products: they are most of the memory and half of the arithmetic."""
+    ATTENTION = "attention"
+    """Input, attention's result and the middle of the layer."""
+    INPUT = "input"
+    """The layer's input alone."""
+
+
+class RMSNorm(nn.Module):
+    """A frozen normalisation weight."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        """Make room for ``width`` weights."""
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width), requires_grad=False)
+        self.eps = eps
+
+
+class Attention(nn.Module):
+    """The projections of grouped-query attention."""
+
+    def __init__(self, shape: DecoderShape) -> None:
+        """Make room for the weights of one layer."""
+        super().__init__()
+        q_width = shape.num_attention_heads * shape.head_dim
+        kv_width = shape.num_key_value_heads * shape.head_dim
+        self.q_proj = BaseLinear(shape.hidden_size, q_width, shape.qkv_bias)
+        self.k_proj = BaseLinear(shape.hidden_size, kv_width, shape.qkv_bias)
+        self.v_proj = BaseLinear(shape.hidden_size, kv_width, shape.qkv_bias)
+        self.o_proj = BaseLinear(q_width, shape.hidden_size, shape.o_bias)
+        norm = partial(RMSNorm, shape.head_dim, shape.rms_norm_eps)
+        self.q_norm = norm() if shape.qk_norm else None
+        self.k_norm = norm() if shape.qk_norm else None
+
+
+class MLP(nn.Module):
+    """The projections of the gated feed-forward block."""
+
+    def __init__(self, shape: DecoderShape) -> None:
+        """Make room for the weights of one layer."""
+        super().__init__()
+        self.gate_proj = BaseLinear(shape.hidden_size, shape.intermediate_size, shape.mlp_bias)
+        self.up_proj = BaseLinear(shape.hidden_size, shape.intermediate_size, shape.mlp_bias)
+        self.down_proj = BaseLinear(shape.intermediate_size, shape.hidden_size, shape.mlp_bias)
+
+
+@dataclass(slots=True)
+class Kept:
+    """What a layer's forward leaves for its backward; None is computed again."""
+
+    x: Tensor
+    rrms_x: Tensor | None = None
+    S_qkv: Tensor | None = None
+    qkv: Tensor | None = None
+    attended: Tensor | None = None
+    saved: Any = None
+    S_o: Tensor | None = None
+    mid: Tensor | None = None
+    rrms_mid: Tensor | None = None
+    S_gate_up: Tensor | None = None
+    gate_up: Tensor | None = None
+    S_down: Tensor | None = None
+
+    def reduce(self, keep: Keep) -> None:
+        """Let go of what is to be computed again."""
+        if keep is not Keep.ALL:
+            self.gate_up = None  # in host memory, or to be computed again
+        if keep in (Keep.ATTENTION, Keep.INPUT):
+            self.qkv = None
+        if keep is Keep.INPUT:
+            self.S_qkv = self.S_o = self.S_gate_up = None
+            self.attended = self.saved = self.mid = self.rrms_mid = None
+
+
+class Layer(nn.Module):
+    """The weights of one layer, and its arithmetic forward and backward."""
+
+    def __init__(self, shape: DecoderShape, index: int) -> None:
+        """Make room for one layer's weights."""
+        super().__init__()
+        self.index = index
+        self.self_attn = Attention(shape)
+        self.mlp = MLP(shape)
+        self.input_layernorm = RMSNorm(shape.hidden_size, shape.rms_norm_eps)
+        self.post_attention_layernorm = RMSNorm(shape.hidden_size, shape.rms_norm_eps)
+        attention, mlp = self.self_attn, self.mlp
+        self.qkv = LinearStack(attention.q_proj, attention.k_proj, attention.v_proj)
+        self.o = LinearStack(attention.o_proj)
+        self.gate_up = LinearStack(mlp.gate_proj, mlp.up_proj)
+        self.down = LinearStack(mlp.down_proj)
+        self._heads = (shape.num_attention_heads, shape.num_key_value_heads, shape.head_dim)
+
+    @property
+    def stacks(self) -> tuple[LinearStack, ...]:
+        """Products of this layer, in order."""
+        return self.qkv, self.o, self.gate_up, self.down
+
+    @property
+    def heads(self) -> Heads:
+        """How the query, key and value buffer is divided."""
+        q_norm, k_norm = self.self_attn.q_norm, self.self_attn.k_norm
+        if q_norm is None or k_norm is None:
+            return Heads(*self._heads)
+        return Heads(*self._heads, (q_norm.weight, k_norm.weight), q_norm.eps)
+
+    def forward(
+        self,
+        x_TD: Tensor,
+        rotation: Rotation,
+        attend: Attend,
+        seed: int,
+        store: HostStore | None = None,
+    ) -> tuple[Tensor, Kept]:
+        """Update the residual stream.
+
+        Args:
+            x_TD: the stream so far.
+            rotation: of query and key.
+            attend: how the tokens see each other.
+            seed: of the dropout masks.
+            store: where the gate and up products are to wait for backward; None to keep them.
+
+        Returns:
+            The stream (T, D), and all that a backward pass needs.
+        """
+        kept = Kept(x_TD)
+        h_TD = self._attend(kept, rotation, attend, seed)
+        room = store.room(self.index, len(x_TD)) if store is not None else None
+        kept.gate_up, kept.S_gate_up, update = self.gate_up.project(h_TD, seed + 2, room)
+        del h_TD
+        act_TF = swiglu_forward(kept.gate_up, update)
+        if store is not None:
+            store.send(self.index)
+        out_TD, kept.S_down, update = self.down.project(act_TF, seed + 3)
+        assert kept.mid is not None
+        return residual_add(kept.mid, out_TD, update), kept
+
+    def _attend(self, kept: Kept, rotation: Rotation, attend: Attend, seed: int) -> Tensor:
+        """The first half, as far as it is missing; gives the second norm's result."""
+        norm = self.post_attention_layernorm
+        q_TNH, k_TKH, v_TKH = self._qkv(kept, rotation, seed)
+        if kept.attended is None:
+            attended, kept.saved = attend(self.index, q_TNH, k_TKH, v_TKH)
+            kept.attended = attended.flatten(1)
+        base_TD, S_o, update = self.o.project(kept.attended, seed + 1)
+        kept.mid, h_TD, kept.rrms_mid = add_rms_norm(kept.x, base_TD, update, norm.weight, norm.eps)
+        kept.S_o = S_o
+        return h_TD
+
+    def _qkv(self, kept: Kept, rotation: Rotation, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value, turned; the buffer is kept."""
+        norm = self.input_layernorm
+        h_TD, kept.rrms_x = rms_norm_forward(kept.x, norm.weight, norm.eps)
+        kept.qkv, kept.S_qkv, update = self.qkv.project(h_TD, seed)
+        return rope_forward(kept.qkv, self.heads, rotation, update)
+
+    def _turned(self, kept: Kept, rotation: Rotation, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value as attention saw them."""
+        if kept.qkv is None:
+            return self._qkv(kept, rotation, seed)
+        if self.heads.norms is None:
+            return self.heads.split(kept.qkv)
+        return rope_forward(kept.qkv, self.heads, rotation)  # the update is added already
+
+    def backward(
+        self,
+        grad_TD: Tensor,
+        kept: Kept,
+        rotation: Rotation,
+        attend: PackedAttention,
+        seed: int,
+        *,
+        wants_input: bool,
+        store: HostStore | None = None,
+    ) -> Tensor | None:
+        """Gradient of the layer's input; the adapter's gradients are added to where they are kept.
+
+        ``grad_TD`` is overwritten.
+        """
+        h_TD = None
+        if kept.attended is None or kept.mid is None:
+            h_TD = self._attend(kept, rotation, attend, seed)
+        if store is not None:
+            kept.gate_up = store.fetch(self.index)
+        grad_TD = self._mlp_backward(grad_TD, kept, h_TD, seed)
+        del h_TD
+        if store is not None:
+            store.release(self.index)
+        if wants_input or self.o.is_adapted or self.qkv.is_adapted:
+            return self._attention_backward(
+                grad_TD, kept, rotation, attend, seed, wants_input=wants_input
+            )
+        return None
+
+    def _mlp_backward(self, grad_TD: Tensor, kept: Kept, h_TD: Tensor | None, seed: int) -> Tensor:
+        norm = self.post_attention_layernorm
+        assert kept.mid is not None
+        assert kept.rrms_mid is not None
+        if kept.gate_up is None:
+            if h_TD is None:
+                h_TD = rms_norm_again(kept.mid, norm.weight, kept.rrms_mid)
+            kept.gate_up, kept.S_gate_up, update = self.gate_up.project(h_TD, seed + 2)
+            del h_TD
+        else:
+            update = self.gate_up.pending(kept.gate_up, kept.S_gate_up)
+        grad_S = self.down.backward_lora_b(grad_TD, kept.S_down)
+        grad_TF, grad_update = self.down.backward_input(grad_TD, grad_S, seed + 3)
+        grad_gate_up, act_TF = swiglu_backward(grad_TF, grad_update, kept.gate_up, update)
+        kept.gate_up = None
+        self.down.backward_lora_a(grad_S, act_TF, seed + 3)
+        del grad_TF, act_TF, grad_S
+        grad_S = self.gate_up.backward_lora_b(grad_gate_up, kept.S_gate_up)
+        grad_h, grad_update = self.gate_up.backward_input(grad_gate_up, grad_S, seed + 2)
+        del grad_gate_up
+        grad_TD, h_TD = rms_norm_backward(
+            grad_h, grad_update, kept.mid, norm.weight, kept.rrms_mid, grad_TD
+        )
+        self.gate_up.backward_lora_a(grad_S, h_TD, seed + 2)
+        kept.mid = None
+        return grad_TD
+
+    def _attention_backward(
+        self,
+        grad_TD: Tensor,
+        kept: Kept,
+        rotation: Rotation,
+        attend: PackedAttention,
+        seed: int,
+        *,
+        wants_input: bool,
+    ) -> Tensor | None:
+        norm, heads = self.input_layernorm, self.heads
+        assert kept.attended is not None
+        grad_S = self.o.backward_lora_b(grad_TD, kept.S_o)
+        grad_out, update = self.o.backward_input(grad_TD, grad_S, seed + 1)
+        if update is not None:
+            grad_out.addmm_(*update)
+        self.o.backward_lora_a(grad_S, kept.attended, seed + 1)
+        turned = self._turned(kept, rotation, seed)
+        assert kept.qkv is not None
+        grad_qkv = torch.empty_like(kept.qkv)
+        by_head = (-1, heads.width)
+        attend.backward(
+            grad_out.unflatten(1, by_head),
+            turned,
+            kept.attended.unflatten(1, by_head),
+            kept.saved,
+            heads.split(grad_qkv),
+        )
+        kept.attended = kept.saved = None
+        del grad_out, turned
+        rope_backward(grad_qkv, kept.qkv, heads, rotation)
+        kept.qkv = None
+        grad_S = self.qkv.backward_lora_b(grad_qkv, kept.S_qkv)
+        if not wants_input:
+            assert kept.rrms_x is not None
+            h_TD = rms_norm_again(kept.x, norm.weight, kept.rrms_x)
+            self.qkv.backward_lora_a(grad_S, h_TD, seed)
+            return None
+        grad_h, update = self.qkv.backward_input(grad_qkv, grad_S, seed)
+        del grad_qkv
+        assert kept.rrms_x is not None
+        grad_TD, h_TD = rms_norm_backward(grad_h, update, kept.x, norm.weight, kept.rrms_x, grad_TD)
+        self.qkv.backward_lora_a(grad_S, h_TD, seed)
+        return grad_TD
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCall:
+    """How one layer is run in training."""
+
+    layer: Layer
+    rotation: Rotation
+    attend: PackedAttention
+    seed: int
+    keep: Keep
+    wants_input: bool
+    """Whether anything below this layer needs a gradient."""
+    store: HostStore | None
+    """Where its gate and up products wait for backward."""
+
+
+class LayerFunction(torch.autograd.Function):
+    """A layer as one node of the graph."""
+
+    @staticmethod
+    def forward(ctx: Any, x_TD: Tensor, call: LayerCall) -> Tensor:
+        """Compute, and keep what backward needs."""
+        out_TD, kept = call.layer(x_TD, call.rotation, call.attend, call.seed, call.store)
+        kept.reduce(call.keep)
+        ctx.call, ctx.kept = call, kept
+        return out_TD
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None]:
+        """Gradient of the input; the adapter's are added to where they are kept."""
+        call, kept = ctx.call, ctx.kept
+        if kept is None:
+            raise RuntimeError("a layer's backward runs once: its memory is reused")
+        ctx.kept = None
+        grad = call.layer.backward(
+            grads[0].contiguous(),
+            kept,
+            call.rotation,
+            call.attend,
+            call.seed,
+            wants_input=call.wants_input,
+            store=call.store,
+        )
+        return grad, None

@@ -1,0 +1,352 @@
+"""What a training step will need on the device, and what its layers keep to stay within it.
+
+The numbers follow the code that allocates: `thinktune.model.layer` (what is kept, and what
+backward needs beside it), `thinktune.model.adapter`, `thinktune.ops.linear_cross_entropy`.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch.nn import functional as F
+
+from thinktune.errors import ConfigError
+from thinktune.model.decoder import Decoder
+from thinktune.model.host_store import NUM_SLOTS
+from thinktune.model.layer import Keep
+from thinktune.model.lora import LoRAConfig
+from thinktune.model.shape import DecoderShape
+from thinktune.ops import ragged_attention
+from thinktune.ops.linear_cross_entropy import chunk_of
+
+_GIB = 2**30
+_MARGIN = 0.04
+"""Share of the device left to fragments of memory and to libraries."""
+_LADDER = (Keep.INPUT, Keep.ATTENTION, Keep.NO_MLP, Keep.ALL)
+"""From the least memory to the least time; a byte buys about the same time on every rung."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What decides the memory of a step."""
+
+    shape: DecoderShape
+    lora: LoRAConfig
+    max_tokens: int
+    """Tokens of the longest packed row."""
+    dtype: torch.dtype
+    """Of base weights and products."""
+    ragged: bool
+    """Whether attention is cuDNN's ragged kernel, which has a workspace."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostLink:
+    """How fast products go to the host, beside how fast they are made."""
+
+    send_seconds: float
+    """To send one layer's gate and up products of a full row."""
+    layer_seconds: float
+    """Of one layer's forward on it."""
+    room_bytes: int
+    """Host memory that may be used."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """What is kept by each layer, and the bytes it comes to."""
+
+    keep: tuple[Keep, ...]
+    base_bytes: int
+    adapter_bytes: int
+    """Weights, gradient, running means and working copy."""
+    kept_bytes: int
+    """What all layers leave for their backward."""
+    working_bytes: int
+    """The most that is needed beside it at one time."""
+    host_bytes: int
+    budget_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        """Peak of what is allocated on the device."""
+        return self.base_bytes + self.adapter_bytes + self.kept_bytes + self.working_bytes
+
+    def sentence(self) -> str:
+        """The plan, for whoever watches."""
+        host = f", {self.host_bytes / _GIB:.1f} GiB on the host" if self.host_bytes else ""
+        return (
+            f"Memory: {self.total_bytes / _GIB:.1f} GiB planned of {self.budget_bytes / _GIB:.1f}"
+            f"{host}; layers keep for backward: {self.choices()}."
+        )
+
+    def choices(self) -> str:
+        """Layers by what they keep, in words."""
+        counts = {kind: self.keep.count(kind) for kind in Keep}
+        return ", ".join(f"{num} x {kind}" for kind, num in counts.items() if num)
+
+
+def _widths(shape: DecoderShape) -> dict[str, tuple[int, int]]:
+    """Input and output width of each projection."""
+    D, inner = shape.hidden_size, shape.intermediate_size
+    q = shape.num_attention_heads * shape.head_dim
+    kv = shape.num_key_value_heads * shape.head_dim
+    widths = {"q_proj": (D, q), "k_proj": (D, kv), "v_proj": (D, kv), "o_proj": (q, D)}
+    return widths | {"gate_proj": (D, inner), "up_proj": (D, inner), "down_proj": (inner, D)}
+
+
+def base_bytes(work: Workload) -> int:
+    """Of the frozen weights."""
+    shape, D = work.shape, work.shape.hidden_size
+    layer = sum(a * b for a, b in _widths(shape).values()) + 2 * D
+    heads = 1 if shape.tie_word_embeddings else 2
+    total = shape.num_hidden_layers * layer + heads * shape.vocab_size * D + D
+    return total * work.dtype.itemsize
+
+
+def _adapted(work: Workload) -> dict[str, tuple[int, int]]:
+    targets = {target.rsplit(".", 1)[-1] for target in work.lora.target_modules}
+    return {name: width for name, width in _widths(work.shape).items() if name in targets}
+
+
+def adapter_bytes(work: Workload) -> int:
+    """Master, gradient and two running means in float32, and working copies."""
+    adapted, rank = _adapted(work), work.lora.rank
+    numbers = rank * sum(a + b for a, b in adapted.values())
+    blocks = 0  # B of layers that read the same input stands block-diagonal, once more
+    for stack in (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")):
+        members = [name for name in stack if name in adapted]
+        outputs = sum(_widths(work.shape)[name][1] for name in stack)
+        blocks += outputs * rank * len(members)
+    size = work.dtype.itemsize
+    return work.shape.num_hidden_layers * (numbers * (16 + size) + blocks * size)
+
+
+def kept_bytes_per_token(work: Workload, keep: Keep) -> int:
+    """Of one layer."""
+    shape, size = work.shape, work.dtype.itemsize
+    D, inner = shape.hidden_size, shape.intermediate_size
+    q = shape.num_attention_heads * shape.head_dim
+    kv = shape.num_key_value_heads * shape.head_dim
+    adapted, rank = _adapted(work), work.lora.rank
+    S = dict.fromkeys(adapted, size * rank)
+    kept = size * D + 4 + S.get("down_proj", 0)  # its input, a statistic, S of down
+    if keep is Keep.INPUT:
+        return kept
+    # What was attended to, its log-sum-exp, the middle and its statistic.
+    kept += size * (q + D) + 4 * shape.num_attention_heads + 4
+    kept += sum(S.values()) - S.get("down_proj", 0)
+    if keep is Keep.ATTENTION:
+        return kept
+    kept += size * (q + 2 * kv)
+    return kept + (size * 2 * inner if keep is Keep.ALL else 0)
+
+
+def working_bytes(work: Workload, least: Keep) -> int:
+    """The most that a layer, or the head, needs beside what is kept.
+
+    Args:
+        work: the step.
+        least: what the layer that keeps least keeps.
+    """
+    shape, size, T = work.shape, work.dtype.itemsize, work.max_tokens
+    D, inner = shape.hidden_size, shape.intermediate_size
+    q = shape.num_attention_heads * shape.head_dim
+    kv = shape.num_key_value_heads * shape.head_dim
+    again = 0  # what is computed again for one layer stands beside what is kept
+    if least is not Keep.ALL:
+        whole = kept_bytes_per_token(work, Keep.ALL)
+        again = whole - kept_bytes_per_token(work, least) + size * D
+    # The stream's gradient, the activation's, and the norm's.
+    mlp = again + size * (D + inner + D)
+    attention = again + size * (D + q + 2 * (q + 2 * kv))
+    chunk = min(T, chunk_of(shape.vocab_size, work.dtype, torch.device("cuda")))
+    head = 4 * size * D * T + size * shape.vocab_size * chunk
+    workspace = 0
+    if work.ragged:
+        heads = shape.num_attention_heads, shape.num_key_value_heads, shape.head_dim
+        workspace = ragged_attention.workspace_bytes(*heads, T, q + 2 * kv)
+    return max(mlp * T, attention * T, head) + workspace
+
+
+def plan_memory(
+    work: Workload, budget_bytes: int, *, link: HostLink | None = None, keep: Keep | None = None
+) -> MemoryPlan:
+    """Choose what each layer keeps: as much as the budget holds.
+
+    All layers keep alike as far up the ladder as fits; then as many as fit keep one rung more.
+    Where the host takes gate and up products in time, it takes those of as many layers as would
+    otherwise compute them again.
+
+    Args:
+        work: the step.
+        budget_bytes: most to allocate on the device.
+        link: to the host, if there is one to use.
+        keep: the same for all layers, whatever the budget.
+
+    Raises:
+        ConfigError: not even the inputs of all layers fit.
+    """
+    layers = work.shape.num_hidden_layers
+    if keep is not None:
+        return _summed(work, (keep,) * layers, budget_bytes)
+    fitting = None
+    for lower, upper in pairwise(_LADDER):
+        for num_upper in range(layers + 1):
+            chosen = _spread(layers, {upper: num_upper, lower: layers - num_upper})
+            plan = _summed(work, chosen, budget_bytes)
+            if plan.total_bytes <= budget_bytes:
+                fitting = plan
+    if fitting is None:
+        raise ConfigError(_does_not_fit(work, budget_bytes))
+    again = fitting.keep.count(Keep.NO_MLP)
+    if link is None or again <= NUM_SLOTS or again + fitting.keep.count(Keep.ALL) < layers:
+        return fitting
+    return _with_host(work, fitting, link)
+
+
+def _with_host(work: Workload, plan: MemoryPlan, link: HostLink) -> MemoryPlan:
+    """Let the host hold what it can take in time; its slots cost the room of two layers."""
+    layers = work.shape.num_hidden_layers
+    each = work.max_tokens * 2 * work.shape.intermediate_size * work.dtype.itemsize
+    in_time = int(layers * link.layer_seconds / link.send_seconds)
+    most = min(in_time, link.room_bytes // each) + NUM_SLOTS
+    full = max(0, plan.keep.count(Keep.ALL) - NUM_SLOTS)
+    while full >= 0:
+        hosted = min(most, layers - full)
+        counts = {Keep.ALL: full, Keep.HOST: hosted, Keep.NO_MLP: layers - full - hosted}
+        better = _summed(work, _spread(layers, counts), plan.budget_bytes)
+        if better.total_bytes <= plan.budget_bytes:
+            return better if better.keep.count(Keep.NO_MLP) < plan.keep.count(Keep.NO_MLP) else plan
+        full -= 1
+    return plan
+
+
+def _spread(layers: int, counts: dict[Keep, int]) -> tuple[Keep, ...]:
+    """Each kind evenly over the layers, so that copies to the host have time between them."""
+    taken = dict.fromkeys(counts, 0)
+    keep = []
+    for layer in range(1, layers + 1):
+        behind = {kind: num * layer / layers - taken[kind] for kind, num in counts.items()}
+        kind = max(behind, key=lambda kind: behind[kind])
+        taken[kind] += 1
+        keep.append(kind)
+    return tuple(keep)
+
+
+def _summed(work: Workload, keep: tuple[Keep, ...], budget_bytes: int) -> MemoryPlan:
+    kept = sum(kept_bytes_per_token(work, kind) for kind in keep) * work.max_tokens
+    each = work.max_tokens * 2 * work.shape.intermediate_size * work.dtype.itemsize
+    hosted = keep.count(Keep.HOST)
+    slots = min(hosted, NUM_SLOTS) * each
+    kinds = [Keep.NO_MLP if kind is Keep.HOST else kind for kind in keep]
+    least = min((kind for kind in kinds), key=_LADDER.index)
+    if hosted and Keep.NO_MLP not in keep:
+        least = Keep.ALL
+    return MemoryPlan(
+        keep,
+        base_bytes(work),
+        adapter_bytes(work),
+        kept + slots,
+        working_bytes(work, least),
+        max(0, hosted - NUM_SLOTS) * each,
+        budget_bytes,
+    )
+
+
+def _does_not_fit(work: Workload, budget_bytes: int) -> str:
+    plan = _summed(work, (Keep.INPUT,) * work.shape.num_hidden_layers, budget_bytes)
+    return (
+        f"a step needs {plan.total_bytes / _GIB:.1f} GiB at least, of "
+        f"{budget_bytes / _GIB:.1f} GiB that may be used: base model "
+        f"{plan.base_bytes / _GIB:.1f}, adapter and optimizer {plan.adapter_bytes / _GIB:.1f}, "
+        f"a row of {work.max_tokens} tokens {(plan.kept_bytes + plan.working_bytes) / _GIB:.1f}; "
+        "lower packing.max_tokens (and template.max_length), or lora.rank, or take a smaller model"
+    )
+
+
+def fit(
+    decoder: Decoder,
+    lora: LoRAConfig,
+    max_tokens: int,
+    budget_gib: float | None,
+    *,
+    keep: Keep | None = None,
+) -> MemoryPlan | None:
+    """Plan a CUDA device's memory for rows of so many tokens, and make the decoder follow it.
+
+    Args:
+        decoder: with its adapter attached.
+        lora: the adapter's configuration.
+        max_tokens: of the longest packed row.
+        budget_gib: most to allocate; None for what is free.
+        keep: the same for all layers, whatever the budget.
+
+    Returns:
+        The plan; None on a CPU, whose layers keep everything.
+
+    Raises:
+        ConfigError: it does not fit.
+    """
+    device, shape = decoder.device, decoder.shape
+    if device.type != "cuda":
+        decoder.plan((keep or Keep.ALL,) * shape.num_hidden_layers, max_tokens)
+        return None
+    ragged = ragged_attention.is_available(device, decoder.dtype, shape.head_dim)
+    work = Workload(shape, lora, max_tokens, decoder.dtype, ragged)
+    free = free_bytes(device)
+    budget = min(free, int(budget_gib * _GIB)) if budget_gib else free
+    plan = plan_memory(work, budget, keep=keep)
+    if Keep.NO_MLP in plan.keep and keep is None:
+        plan = plan_memory(work, budget, link=measure_link(work, device))
+    decoder.plan(plan.keep, max_tokens)
+    return plan
+
+
+def out_of_memory(plan: MemoryPlan | None) -> str:
+    """What to tell a user whose device ran out of memory."""
+    planned = "" if plan is None else f"; planned were {plan.total_bytes / _GIB:.1f} GiB"
+    return (
+        f"the GPU is out of memory{planned}: another program may hold some (nvidia-smi shows it); "
+        "lower training.memory_budget_gib, so that layers keep less, or packing.max_tokens"
+    )
+
+
+def free_bytes(device: torch.device) -> int:
+    """What a run may use of a device: what is free, and what PyTorch holds already."""
+    free, total = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - int(_MARGIN * total)
+
+
+def measure_link(work: Workload, device: torch.device) -> HostLink:
+    """Time the link to the host, and a product like those that would be sent over it."""
+    rows, D = min(work.max_tokens, 2048), work.shape.hidden_size
+    width = 2 * work.shape.intermediate_size
+    there = torch.randn(rows, width, dtype=work.dtype, device=device)
+    here = torch.empty(there.shape, dtype=work.dtype, pin_memory=True)
+    x, weight = there[:, :D].contiguous(), there.new_empty(width, D).normal_()
+    send = _timed(lambda: here.copy_(there, non_blocking=True), device)
+    product = _timed(lambda: F.linear(x, weight), device)
+    shape = work.shape
+    others = sum(a * b for a, b in _widths(shape).values())
+    attended = shape.num_attention_heads * shape.head_dim * work.max_tokens
+    share = (others + attended) / (D * width)
+    scale = work.max_tokens / rows
+    room = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    return HostLink(send * scale, product * share * scale, room)
+
+
+def _timed(call: Callable[[], object], device: torch.device) -> float:
+    """Seconds a call takes once it is warm."""
+    num = 5
+    for _ in range(3):
+        call()
+    torch.cuda.synchronize(device)
+    started = time.perf_counter()
+    for _ in range(num):
+        call()
+    torch.cuda.synchronize(device)
+    return (time.perf_counter() - started) / num

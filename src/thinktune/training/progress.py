@@ -1,0 +1,196 @@
+"""A run under way: steps are launched, their numbers read when they are there."""
+
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from thinktune.data.loader import PackedRow, examples_of_step, pack
+from thinktune.data.packing import PackingConfig
+from thinktune.data.segments import Rendered, Segment
+from thinktune.errors import DataError, TrainingError
+from thinktune.model.decoder import Decoder
+from thinktune.model.lora import adapted_layers
+from thinktune.training.optimizer import AdapterOptimizer, OptimizerConfig, learning_rate
+from thinktune.training.schedule import TrainingConfig, is_due, plan_steps
+from thinktune.training.step import LaunchedStep, Losses, StepMetrics, heldout_loss, train_step
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingData:
+    """What the loop reads, rendered and within the length limit."""
+
+    train: Sequence[Rendered]
+    heldout: Sequence[Rendered]
+    """Rows whose loss is measured and not trained on; may be empty."""
+    weights: dict[Segment, float]
+    """Loss weight of each segment."""
+    packing: PackingConfig
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSummary:
+    """How a run of the loop went."""
+
+    num_steps: int
+    first: Losses | None
+    last: Losses | None
+    heldout: Losses | None
+    num_tokens: int
+    train_seconds: float
+    """Time in steps alone, of this process."""
+
+
+def longest_row(
+    train: Sequence[int], heldout: Sequence[int], batch_size: int, max_tokens: int
+) -> int:
+    """Most tokens of a packed row there can be.
+
+    Args:
+        train: tokens of each training row.
+        heldout: tokens of what the held-out loss is measured on.
+        batch_size: examples of a step.
+        max_tokens: capacity of a packed row.
+    """
+    of_a_step = sum(sorted(train, reverse=True)[:batch_size])
+    return min(max_tokens, max(of_a_step, sum(heldout)))
+
+
+class Progress:
+    """A run under way: the optimizer, and what was measured so far."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        data: TrainingData,
+        config: TrainingConfig,
+        optimizer_config: OptimizerConfig,
+        seed: int,
+    ) -> None:
+        """Pack the held-out rows, and start the optimizer."""
+        if not data.train:
+            raise DataError("no training rows are left; see what was dropped, and why, above")
+        self.decoder, self.data, self.config, self.seed = decoder, data, config, seed
+        self.optimizer_config = optimizer_config
+        if decoder.adapter is None:
+            raise TrainingError("no adapter is attached: there is nothing to train")
+        self.optimizer = AdapterOptimizer(decoder.adapter.weights, optimizer_config)
+        self.launched: deque[tuple[int, float, LaunchedStep]] = deque()
+        self.last_read = 0.0
+        self.num_steps = plan_steps(config, len(data.train))
+        # A GPU's fused kernels take no prefix; dropout would share its masks.
+        layers = adapted_layers(decoder).values()
+        self.share_prefix = decoder.device.type == "cpu" and not any(x.dropout for x in layers)
+        heldout = self._pack(data.heldout)
+        self.heldout_rows = [row.to(decoder.device) for row in heldout]
+        self.first: Losses | None = None
+        self.last: Losses | None = None
+        self.heldout: Losses | None = None
+        self.num_tokens, self.seconds = 0, 0.0
+
+    @property
+    def max_tokens(self) -> int:
+        """Of the longest row there can be."""
+        lengths = [len(example.tokens) for example in self.data.train]
+        heldout = [len(row.tokens_T) for row in self.heldout_rows]
+        return longest_row(lengths, heldout, self.config.batch_size, self.data.packing.max_tokens)
+
+    def _pack(self, examples: Sequence[Rendered]) -> list[PackedRow]:
+        weights, max_tokens = self.data.weights, self.data.packing.max_tokens
+        return pack(examples, weights, max_tokens, share_prefix=self.share_prefix)
+
+    def take(self, step: int) -> list[tuple[int, dict[str, float]]]:
+        """Launch one update; gives the numbers of those that are finished, by steps done.
+
+        A GPU is kept busy: its numbers come one step late, unless something is due that needs
+        this step to be over.
+        """
+        started = time.perf_counter()
+        self.launched.append((step, started, self._launch(step)))
+        every = (self.config.eval_steps, self.config.save_steps, self.config.sample_steps)
+        due = any(is_due(step + 1, self.num_steps, steps) for steps in every)
+        ahead = 1 if self.decoder.device.type == "cuda" and not due else 0
+        finished = list(self.finish(ahead))
+        if self.heldout_rows and is_due(step + 1, self.num_steps, self.config.eval_steps):
+            self.heldout = _measure(self.decoder, self.heldout_rows)
+            finished[-1][1].update(_heldout_record(self.heldout))
+        return finished
+
+    def finish(self, ahead: int = 0) -> Iterator[tuple[int, dict[str, float]]]:
+        """Wait until no more than ``ahead`` steps are under way; gives their numbers."""
+        while len(self.launched) > ahead:
+            step, started, launched = self.launched.popleft()
+            metrics = launched.read()
+            now = time.perf_counter()
+            seconds = now - max(started, self.last_read)
+            self.last_read = now
+            yield step + 1, self._record(step, metrics, seconds)
+
+    def _record(self, step: int, metrics: StepMetrics, seconds: float) -> dict[str, float]:
+        self.first, self.last = self.first or metrics.losses, metrics.losses
+        self.num_tokens += metrics.num_tokens
+        self.seconds += seconds
+        rate = learning_rate(step, self.num_steps, self.optimizer_config)
+        epoch = (step + 1) * self.config.batch_size / len(self.data.train)
+        return _step_record(metrics, seconds, rate, epoch)
+
+    def _launch(self, step: int) -> LaunchedStep:
+        chosen = examples_of_step(
+            step,
+            num_examples=len(self.data.train),
+            batch_size=self.config.batch_size,
+            seed=self.seed,
+        )
+        rows = self._pack([self.data.train[index] for index in chosen])
+        torch.manual_seed(self.seed * 1_000_003 + step)  # dropout
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(step, self.num_steps, self.optimizer_config)
+        return train_step(
+            self.decoder,
+            self.optimizer,
+            [row.to(self.decoder.device) for row in rows],
+            max_grad_norm=self.optimizer_config.max_grad_norm,
+        )
+
+    def summary(self) -> TrainingSummary:
+        """How it went so far."""
+        return TrainingSummary(
+            self.num_steps, self.first, self.last, self.heldout, self.num_tokens, self.seconds
+        )
+
+
+def _step_record(metrics: StepMetrics, seconds: float, rate: float, epoch: float) -> dict:
+    losses = metrics.losses
+    record = {
+        "train/loss": losses.loss,
+        "train/loss_reasoning": losses.loss_reasoning,
+        "train/loss_answer": losses.loss_answer,
+        "train/grad_norm": metrics.grad_norm,
+        "train/learning_rate": rate,
+        "train/epoch": epoch,
+        "train/num_tokens": metrics.num_tokens,
+        "train/num_targets": losses.num_targets,
+        "train/step_seconds": seconds,
+        "train/tokens_per_second": metrics.num_tokens / seconds,
+        "train/target_tokens_per_second": losses.num_targets / seconds,
+    }
+    return {key: value for key, value in record.items() if value is not None}
+
+
+def _measure(decoder: Decoder, rows: Sequence[PackedRow]) -> Losses:
+    decoder.eval()
+    try:
+        return heldout_loss(decoder, rows)
+    finally:
+        decoder.train()
+
+
+def _heldout_record(losses: Losses) -> dict[str, float]:
+    record = {
+        "heldout/loss": losses.loss,
+        "heldout/loss_reasoning": losses.loss_reasoning,
+        "heldout/loss_answer": losses.loss_answer,
+    }
+    return {key: value for key, value in record.items() if value is not None}
