@@ -13,13 +13,13 @@ from torch import nn
 from thinktune.data.loader import PackedRow, SegmentConfig, pack, segment_weights
 from thinktune.errors import ConfigError, TrainingError
 from thinktune.model.decoder import Decoder
-from thinktune.model.layer import Keep
+from thinktune.model.kept import Keep
 from thinktune.model.lora import LoRAConfig, adapted_layers, attach
 from thinktune.model.shape import DecoderShape, shape_from_config
 from thinktune.ops.attention import PackedAttention
-from thinktune.training.memory_plan import fit
+from thinktune.training.fitting import fit
 from thinktune.training.optimizer import AdapterOptimizer, OptimizerConfig
-from thinktune.training.step import LaunchedStep, train_step
+from thinktune.training.step import LaunchedStep, StepMetrics, train_step
 from thinktune.workload import SHAPES, document_lengths, examples_of_timed_step
 
 _PEAK_TFLOPS = {"H100": 989.4, "H200": 989.4, "A100": 312.0, "L4": 121.0, "T4": 65.1}
@@ -166,47 +166,53 @@ def bench_step(
     optimizer = AdapterOptimizer(decoder.adapter.weights, OptimizerConfig())
     decoder.train()
     batches = [_rows(documents, decoder.shape.vocab_size, step) for step in range(steps + _WARM_UP)]
-
     longest = max(len(row.tokens_T) for rows in batches for row in rows)
     plan = fit(decoder, lora, longest, budget_gib, keep=kept)
+    first, seconds, finished = _timed(decoder, batches, optimizer, profile=profile)
+    _require_change([layer.lora_B for layer in adapted_layers(decoder).values()], finished)
+    lengths = [document_lengths(documents, step) for step in range(_WARM_UP, _WARM_UP + steps)]
+    operations = sum(floating_point_operations(decoder.shape, n, rank) for n in lengths) / steps
+    return StepTiming(
+        milliseconds=seconds * 1e3,
+        tokens_per_second=sum(m.num_tokens for m in finished) / steps / seconds,
+        target_tokens_per_second=sum(m.losses.num_targets for m in finished) / steps / seconds,
+        peak_gib=torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None,
+        mfu=_mfu(operations / seconds, device),
+        first_step_seconds=first,
+        attention=_attention(decoder, batches[-1]),
+        planned_gib=None if plan is None else plan.total_bytes / 2**30,
+        host_gib=None if plan is None else plan.host_bytes / 2**30,
+        kept=", ".join(f"{list(decoder.keep).count(k)} x {k}" for k in Keep if k in decoder.keep),
+    )
+
+
+def _timed(
+    decoder: Decoder,
+    batches: list[list[PackedRow]],
+    optimizer: AdapterOptimizer,
+    *,
+    profile: bool,
+) -> tuple[float, float, list[StepMetrics]]:
+    """Seconds of the first step, and of each after the warm-up, with what those did."""
 
     def launch(rows: list[PackedRow]) -> LaunchedStep:
-        there = [row.to(device) for row in rows]
+        there = [row.to(decoder.device) for row in rows]
         return train_step(decoder, optimizer, there, max_grad_norm=1.0)
 
     started = time.perf_counter()
     launch(batches[0]).read()
-    first_step_seconds = time.perf_counter() - started
+    first = time.perf_counter() - started
     for rows in batches[1:_WARM_UP]:
         launch(rows).read()
     # As the training loop does it: a step is launched before the one before it is over.
     started = time.perf_counter()
     launched = [launch(rows) for rows in batches[_WARM_UP:]]
     finished = [step.read() for step in launched]
-    seconds = (time.perf_counter() - started) / steps
-    if not all(metrics.grad_norm > 0 for metrics in finished):
-        raise TrainingError("the gradient is zero: this benchmark would time nothing")
-    tokens = sum(metrics.num_tokens for metrics in finished) / steps
-    targets = sum(metrics.losses.num_targets for metrics in finished) / steps
-    peak = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None
+    seconds = (time.perf_counter() - started) / len(finished)
     if profile:
         with _profiled():
             launch(batches[-1]).read()
-    _require_change([p.lora_B for p in adapted_layers(decoder).values()])
-    lengths = [document_lengths(documents, step) for step in range(_WARM_UP, _WARM_UP + steps)]
-    operations = sum(floating_point_operations(decoder.shape, n, rank) for n in lengths) / steps
-    return StepTiming(
-        milliseconds=seconds * 1e3,
-        tokens_per_second=tokens / seconds,
-        target_tokens_per_second=targets / seconds,
-        peak_gib=peak,
-        mfu=_mfu(operations / seconds, device),
-        first_step_seconds=first_step_seconds,
-        attention=_attention(decoder, batches[-1]),
-        planned_gib=None if plan is None else plan.total_bytes / 2**30,
-        host_gib=None if plan is None else plan.host_bytes / 2**30,
-        kept=", ".join(f"{list(decoder.keep).count(k)} x {k}" for k in Keep if k in decoder.keep),
-    )
+    return first, seconds, finished
 
 
 def _rows(documents: str, vocab_size: int, step: int) -> list[PackedRow]:
@@ -222,7 +228,9 @@ def _attention(decoder: Decoder, rows: list[PackedRow]) -> str:
     return str(PackedAttention(rows[0].lengths).kernel(q))
 
 
-def _require_change(matrices: list[nn.Parameter | None]) -> None:
+def _require_change(matrices: list[nn.Parameter | None], steps: list[StepMetrics]) -> None:
+    if not all(metrics.grad_norm > 0 for metrics in steps):
+        raise TrainingError("the gradient is zero: this benchmark would time nothing")
     if not all(matrix is not None and bool(matrix.any()) for matrix in matrices):
         raise TrainingError("an adapter matrix did not change: this benchmark would time nothing")
 
@@ -243,10 +251,12 @@ def _profiled() -> Iterator[None]:
         activities = [torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=activities) as profiler:
         yield
-    events = sorted(profiler.key_averages(), key=lambda e: -e.self_device_time_total)
-    total = sum(event.self_device_time_total for event in events)
-    print(f"device busy for {total / 1e3:.1f} ms")
-    for event in events[:40]:
-        if event.self_device_time_total:
-            milliseconds = event.self_device_time_total / 1e3
-            print(f"{milliseconds:8.2f} ms {event.count:6d} x  {event.key[:110]}")
+    on_device = torch.cuda.is_available()
+    spent = {
+        event: event.self_device_time_total if on_device else event.self_cpu_time_total
+        for event in profiler.key_averages()
+    }
+    print(f"{'device' if on_device else 'CPU'} busy for {sum(spent.values()) / 1e3:.1f} ms")
+    for event, microseconds in sorted(spent.items(), key=lambda pair: -pair[1])[:40]:
+        if microseconds:
+            print(f"{microseconds / 1e3:8.2f} ms {event.count:6d} x  {event.key[:110]}")

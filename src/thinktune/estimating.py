@@ -17,7 +17,8 @@ from thinktune.model.checkpoint_io import (
     resolve_dtype,
 )
 from thinktune.model.shape import DecoderShape, shape_from_config
-from thinktune.training.memory_plan import MemoryPlan, Workload, free_bytes, plan_memory
+from thinktune.training.fitting import free_bytes
+from thinktune.training.memory_plan import MemoryPlan, Workload, plan_memory
 from thinktune.training.progress import longest_row
 
 _GIB = 2**30

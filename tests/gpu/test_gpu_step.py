@@ -19,7 +19,7 @@ from thinktune.data.segments import Rendered, Segment
 from thinktune.generation import GenerationConfig, generate
 from thinktune.model.checkpoint_io import load_decoder
 from thinktune.model.lora import LoRAConfig, adapter_parameters, attach
-from thinktune.training.optimizer import OptimizerConfig, make_optimizer
+from thinktune.training.optimizer import AdapterOptimizer, OptimizerConfig
 from thinktune.training.step import train_step
 
 pytestmark = [
@@ -62,15 +62,15 @@ def _examples() -> list[Rendered]:
 
 def _steps(folder: Path, device: str, dtype: torch.dtype) -> tuple[list[float], dict]:
     decoder = load_decoder(folder, dtype=dtype, device=torch.device(device))
-    parameters = attach(decoder, LoRAConfig(rank=8, alpha=16), seed=3)
-    optimizer = make_optimizer(parameters, OptimizerConfig(learning_rate=1e-3))
+    attach(decoder, LoRAConfig(rank=8, alpha=16), seed=3)
+    assert decoder.adapter is not None
+    optimizer = AdapterOptimizer(decoder.adapter.weights, OptimizerConfig(learning_rate=1e-3))
     rows = pack(_examples(), segment_weights(SegmentConfig(), SegmentConfig()), 1100)
     rows = [row.to(torch.device(device)) for row in rows]
     decoder.train()
-    losses = [
-        train_step(decoder, parameters, optimizer, rows, max_grad_norm=1.0).losses.loss
-        for _ in range(4)
-    ]
+    # All are launched before the first is read, as the loop does it.
+    launched = [train_step(decoder, optimizer, rows, max_grad_norm=1.0) for _ in range(4)]
+    losses = [step.read().losses.loss for step in launched]
     return losses, {n: p.detach().cpu() for n, p in adapter_parameters(decoder).items()}
 
 

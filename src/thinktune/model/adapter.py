@@ -94,8 +94,9 @@ class Adapter:
         self._version = self.weights._version
         self._working[: self._num_A].copy_(self.weights[: self._num_A])
         self._working[self._num_A :].copy_(self.weights[self._num_A :] * self.scale)
-        for block, values in self._blocks:
-            block.copy_(values)
+        if self._blocks:
+            blocks, values = map(list, zip(*self._blocks, strict=True))
+            torch._foreach_copy_(blocks, values)  # pyright: ignore[reportPrivateImportUsage]
 
     def scale_gradient(self) -> None:
         """Finish the gradient of a step: the working copy of B carries the scale, B does not."""

@@ -16,7 +16,9 @@ from thinktune.kernels.language import runs_fused
 from thinktune.model.adapter import Adapter
 from thinktune.model.base_weights import BaseLinear, LinearStack
 from thinktune.model.host_store import HostStore
-from thinktune.model.layer import Attend, Keep, Layer, LayerCall, LayerFunction, RMSNorm
+from thinktune.model.kept import Keep
+from thinktune.model.layer import Attend, Layer, LayerCall, LayerFunction
+from thinktune.model.projections import RMSNorm
 from thinktune.model.shape import DecoderShape
 from thinktune.ops.attention import PackedAttention
 from thinktune.ops.rms_norm import rms_norm

@@ -6,16 +6,16 @@ leaves for backward, and what backward makes again, is chosen for each layer (`K
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from thinktune.model.base_weights import BaseLinear, LinearStack
+from thinktune.model.base_weights import LinearStack
 from thinktune.model.host_store import HostStore
+from thinktune.model.kept import Keep, Kept
+from thinktune.model.projections import MLP, Attention, RMSNorm
 from thinktune.model.shape import DecoderShape
 from thinktune.ops.attention import PackedAttention
 from thinktune.ops.rms_norm import (
@@ -30,87 +30,6 @@ from thinktune.ops.swiglu import swiglu_backward, swiglu_forward
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], tuple[Tensor, Any]]
 """(layer, q_TNH, k_TKH, v_TKH) -> out_TNH, and what its backward wants (None: nothing)."""
-
-
-class Keep(StrEnum):
-    """What a layer's forward keeps for its backward; the rest is computed again, bit for bit."""
-
-    ALL = "all"
-    """Everything but what a pass over memory gives back."""
-    HOST = "host"
-    """Everything, but the gate and up products in host memory."""
-    NO_MLP = "no_mlp"
-    """Not the gate and up products: they are most of the memory and half of the arithmetic."""
-    ATTENTION = "attention"
-    """Input, attention's result and the middle of the layer."""
-    INPUT = "input"
-    """The layer's input alone."""
-
-
-class RMSNorm(nn.Module):
-    """A frozen normalisation weight."""
-
-    def __init__(self, width: int, eps: float) -> None:
-        """Make room for ``width`` weights."""
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(width), requires_grad=False)
-        self.eps = eps
-
-
-class Attention(nn.Module):
-    """The projections of grouped-query attention."""
-
-    def __init__(self, shape: DecoderShape) -> None:
-        """Make room for the weights of one layer."""
-        super().__init__()
-        q_width = shape.num_attention_heads * shape.head_dim
-        kv_width = shape.num_key_value_heads * shape.head_dim
-        self.q_proj = BaseLinear(shape.hidden_size, q_width, shape.qkv_bias)
-        self.k_proj = BaseLinear(shape.hidden_size, kv_width, shape.qkv_bias)
-        self.v_proj = BaseLinear(shape.hidden_size, kv_width, shape.qkv_bias)
-        self.o_proj = BaseLinear(q_width, shape.hidden_size, shape.o_bias)
-        norm = partial(RMSNorm, shape.head_dim, shape.rms_norm_eps)
-        self.q_norm = norm() if shape.qk_norm else None
-        self.k_norm = norm() if shape.qk_norm else None
-
-
-class MLP(nn.Module):
-    """The projections of the gated feed-forward block."""
-
-    def __init__(self, shape: DecoderShape) -> None:
-        """Make room for the weights of one layer."""
-        super().__init__()
-        self.gate_proj = BaseLinear(shape.hidden_size, shape.intermediate_size, shape.mlp_bias)
-        self.up_proj = BaseLinear(shape.hidden_size, shape.intermediate_size, shape.mlp_bias)
-        self.down_proj = BaseLinear(shape.intermediate_size, shape.hidden_size, shape.mlp_bias)
-
-
-@dataclass(slots=True)
-class Kept:
-    """What a layer's forward leaves for its backward; None is computed again."""
-
-    x: Tensor
-    rrms_x: Tensor | None = None
-    S_qkv: Tensor | None = None
-    qkv: Tensor | None = None
-    attended: Tensor | None = None
-    saved: Any = None
-    S_o: Tensor | None = None
-    mid: Tensor | None = None
-    rrms_mid: Tensor | None = None
-    S_gate_up: Tensor | None = None
-    gate_up: Tensor | None = None
-    S_down: Tensor | None = None
-
-    def reduce(self, keep: Keep) -> None:
-        """Let go of what is to be computed again."""
-        if keep is not Keep.ALL:
-            self.gate_up = None  # in host memory, or to be computed again
-        if keep in (Keep.ATTENTION, Keep.INPUT):
-            self.qkv = None
-        if keep is Keep.INPUT:
-            self.S_qkv = self.S_o = self.S_gate_up = None
-            self.attended = self.saved = self.mid = self.rrms_mid = None
 
 
 class Layer(nn.Module):

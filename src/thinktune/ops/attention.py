@@ -85,10 +85,10 @@ class PackedAttention:
             ends, longest = self._flash_places(q.device)
             return _flash(q, k, v, ends, longest)
         if not torch.is_inference_mode_enabled():
-            leaves = [x.detach().requires_grad_() for x in (q, k, v)]
+            q, k, v = (x.detach().requires_grad_() for x in (q, k, v))
             with torch.enable_grad():
-                out = packed_attention(*leaves, self.lengths, self.prefix_length)
-            return out.detach(), (out, leaves)
+                out = packed_attention(q, k, v, self.lengths, self.prefix_length)
+            return out.detach(), (out, (q, k, v))
         return packed_attention(q, k, v, self.lengths, self.prefix_length), None
 
     def backward(

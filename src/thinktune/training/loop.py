@@ -5,11 +5,13 @@ from collections.abc import Callable, Iterable
 import torch
 
 from thinktune.errors import TrainingError
+from thinktune.kernels.language import runs_fused
 from thinktune.model.decoder import Decoder
-from thinktune.model.lora import adapter_parameters
+from thinktune.model.lora import LoRAConfig, adapter_parameters
 from thinktune.tracking import Tracker, Watcher
 from thinktune.training.checkpoints import CheckpointFolder
-from thinktune.training.memory_plan import fit, out_of_memory
+from thinktune.training.fitting import fit, out_of_memory
+from thinktune.training.memory_plan import MemoryPlan
 from thinktune.training.optimizer import OptimizerConfig
 from thinktune.training.progress import Progress, TrainingData, TrainingSummary
 from thinktune.training.schedule import TrainingConfig, is_due
@@ -30,15 +32,14 @@ def train(
 ) -> TrainingSummary:
     """Train the attached adapter from step ``steps_done`` to the end.
 
-    What a step sees and draws is a function of the seed and the step, so a resumed run gives
-    the numbers the uninterrupted one would have given. When interrupted (Ctrl-C) it writes a
-    checkpoint of the last whole step and passes the interruption on.
+    What a step sees and draws follows from the seed and the step, so a resumed run gives the
+    numbers of an uninterrupted one. Ctrl-C writes a checkpoint of the last whole step first.
 
     Args:
         decoder: the model with its adapter attached, trained so far or fresh.
         data: rendered rows.
         config: how long, and what to do along the way.
-        optimizer_config: AdamW and its learning rate.
+        optimizer_config: AdamW.
         seed: of the order of examples and of dropout.
         checkpoints: where to keep them; read for the optimizer's state if ``steps_done`` > 0.
         tracker: where numbers go.
@@ -52,35 +53,26 @@ def train(
     progress = Progress(decoder, data, config, optimizer_config, seed)
     if steps_done:
         checkpoints.read_optimizer(decoder, progress.optimizer)
+    plan = _plan(decoder, checkpoints.lora, progress.max_tokens, config, watcher)
     num_steps = progress.num_steps
-    plan = fit(decoder, checkpoints.lora, progress.max_tokens, config.memory_budget_gib)
-    if plan is not None:
-        watcher.say(plan.sentence())
     watcher.stage("Training the adapter", num_steps)
-    written = recorded = steps_done
+    written = progress.recorded = steps_done
     decoder.train()
-
-    def record(finished: Iterable[tuple[int, dict[str, float]]]) -> None:
-        nonlocal recorded
-        for done, numbers in finished:
-            tracker.log(done, numbers)
-            recorded = done
-            watcher.advance(done, numbers)
-
     try:
         for step in range(steps_done, num_steps):
-            record(progress.take(step))
+            _tell(progress.take(step), progress, tracker, watcher)
             if is_due(step + 1, num_steps, config.save_steps):
-                checkpoints.write(decoder, progress.optimizer, recorded)
-                written = recorded
-            if sample and config.sample_steps and recorded % config.sample_steps == 0:
-                sample(recorded)
+                checkpoints.write(decoder, progress.optimizer, progress.recorded)
+                written = progress.recorded
+            if sample and config.sample_steps and progress.recorded % config.sample_steps == 0:
+                sample(progress.recorded)
     except torch.cuda.OutOfMemoryError as error:
         raise TrainingError(out_of_memory(plan)) from error
     except KeyboardInterrupt:
-        record(progress.finish())
-        written = _write_if_whole(decoder, progress.optimizer, checkpoints, recorded, written)
-        watcher.say(f"Interrupted in step {recorded + 1}; --resume goes on after step {written}.")
+        _tell(progress.finish(), progress, tracker, watcher)
+        written = _write_if_whole(decoder, progress, checkpoints, written)
+        at = progress.recorded + 1
+        watcher.say(f"Interrupted in step {at}; --resume goes on after step {written}.")
         raise
     finally:
         decoder.eval()
@@ -88,17 +80,42 @@ def train(
     return progress.summary()
 
 
+def _plan(
+    decoder: Decoder, lora: LoRAConfig, max_tokens: int, config: TrainingConfig, watcher: Watcher
+) -> MemoryPlan | None:
+    """Plan a GPU's memory, and say what was decided."""
+    plan = fit(decoder, lora, max_tokens, config.memory_budget_gib)
+    if plan is not None:
+        watcher.say(plan.sentence())
+        if not runs_fused(decoder.model.norm.weight):
+            watcher.say(
+                "Triton is not installed, so plain PyTorch does the elementwise work, slower and "
+                "with more memory than planned; `pip install triton` (Linux) brings it."
+            )
+    return plan
+
+
+def _tell(
+    finished: Iterable[tuple[int, dict[str, float]]],
+    progress: Progress,
+    tracker: Tracker,
+    watcher: Watcher,
+) -> None:
+    """Record the numbers of finished steps."""
+    for done, numbers in finished:
+        tracker.log(done, numbers)
+        progress.recorded = done
+        watcher.advance(done, numbers)
+
+
 def _write_if_whole(
-    decoder: Decoder,
-    optimizer: torch.optim.Optimizer,
-    checkpoints: CheckpointFolder,
-    recorded: int,
-    written: int,
+    decoder: Decoder, progress: Progress, checkpoints: CheckpointFolder, written: int
 ) -> int:
     """Write the last recorded step, if the adapter has not gone past it already.
 
     An update without its record is not kept: a resumed run makes both again.
     """
+    optimizer, recorded = progress.optimizer, progress.recorded
     num_updates = max((int(state["step"]) for state in optimizer.state.values()), default=0)
     if recorded > written and num_updates == recorded:
         checkpoints.write(decoder, optimizer, recorded)

@@ -4,27 +4,20 @@ The numbers follow the code that allocates: `thinktune.model.layer` (what is kep
 backward needs beside it), `thinktune.model.adapter`, `thinktune.ops.linear_cross_entropy`.
 """
 
-import os
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from torch.nn import functional as F
 
 from thinktune.errors import ConfigError
-from thinktune.model.decoder import Decoder
 from thinktune.model.host_store import NUM_SLOTS
-from thinktune.model.layer import Keep
+from thinktune.model.kept import Keep
 from thinktune.model.lora import LoRAConfig
 from thinktune.model.shape import DecoderShape
 from thinktune.ops import ragged_attention
 from thinktune.ops.linear_cross_entropy import chunk_of
 
 _GIB = 2**30
-_MARGIN = 0.04
-"""Share of the device left to fragments of memory and to libraries."""
 _LADDER = (Keep.INPUT, Keep.ATTENTION, Keep.NO_MLP, Keep.ALL)
 """From the least memory to the least time; a byte buys about the same time on every rung."""
 
@@ -89,7 +82,7 @@ class MemoryPlan:
         return ", ".join(f"{num} x {kind}" for kind, num in counts.items() if num)
 
 
-def _widths(shape: DecoderShape) -> dict[str, tuple[int, int]]:
+def widths(shape: DecoderShape) -> dict[str, tuple[int, int]]:
     """Input and output width of each projection."""
     D, inner = shape.hidden_size, shape.intermediate_size
     q = shape.num_attention_heads * shape.head_dim
@@ -101,7 +94,7 @@ def _widths(shape: DecoderShape) -> dict[str, tuple[int, int]]:
 def base_bytes(work: Workload) -> int:
     """Of the frozen weights."""
     shape, D = work.shape, work.shape.hidden_size
-    layer = sum(a * b for a, b in _widths(shape).values()) + 2 * D
+    layer = sum(a * b for a, b in widths(shape).values()) + 2 * D
     heads = 1 if shape.tie_word_embeddings else 2
     total = shape.num_hidden_layers * layer + heads * shape.vocab_size * D + D
     return total * work.dtype.itemsize
@@ -109,7 +102,7 @@ def base_bytes(work: Workload) -> int:
 
 def _adapted(work: Workload) -> dict[str, tuple[int, int]]:
     targets = {target.rsplit(".", 1)[-1] for target in work.lora.target_modules}
-    return {name: width for name, width in _widths(work.shape).items() if name in targets}
+    return {name: width for name, width in widths(work.shape).items() if name in targets}
 
 
 def adapter_bytes(work: Workload) -> int:
@@ -119,7 +112,7 @@ def adapter_bytes(work: Workload) -> int:
     blocks = 0  # B of layers that read the same input stands block-diagonal, once more
     for stack in (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")):
         members = [name for name in stack if name in adapted]
-        outputs = sum(_widths(work.shape)[name][1] for name in stack)
+        outputs = sum(widths(work.shape)[name][1] for name in stack)
         blocks += outputs * rank * len(members)
     size = work.dtype.itemsize
     return work.shape.num_hidden_layers * (numbers * (16 + size) + blocks * size)
@@ -266,87 +259,3 @@ def _does_not_fit(work: Workload, budget_bytes: int) -> str:
         f"a row of {work.max_tokens} tokens {(plan.kept_bytes + plan.working_bytes) / _GIB:.1f}; "
         "lower packing.max_tokens (and template.max_length), or lora.rank, or take a smaller model"
     )
-
-
-def fit(
-    decoder: Decoder,
-    lora: LoRAConfig,
-    max_tokens: int,
-    budget_gib: float | None,
-    *,
-    keep: Keep | None = None,
-) -> MemoryPlan | None:
-    """Plan a CUDA device's memory for rows of so many tokens, and make the decoder follow it.
-
-    Args:
-        decoder: with its adapter attached.
-        lora: the adapter's configuration.
-        max_tokens: of the longest packed row.
-        budget_gib: most to allocate; None for what is free.
-        keep: the same for all layers, whatever the budget.
-
-    Returns:
-        The plan; None on a CPU, whose layers keep everything.
-
-    Raises:
-        ConfigError: it does not fit.
-    """
-    device, shape = decoder.device, decoder.shape
-    if device.type != "cuda":
-        decoder.plan((keep or Keep.ALL,) * shape.num_hidden_layers, max_tokens)
-        return None
-    ragged = ragged_attention.is_available(device, decoder.dtype, shape.head_dim)
-    work = Workload(shape, lora, max_tokens, decoder.dtype, ragged)
-    free = free_bytes(device)
-    budget = min(free, int(budget_gib * _GIB)) if budget_gib else free
-    plan = plan_memory(work, budget, keep=keep)
-    if Keep.NO_MLP in plan.keep and keep is None:
-        plan = plan_memory(work, budget, link=measure_link(work, device))
-    decoder.plan(plan.keep, max_tokens)
-    return plan
-
-
-def out_of_memory(plan: MemoryPlan | None) -> str:
-    """What to tell a user whose device ran out of memory."""
-    planned = "" if plan is None else f"; planned were {plan.total_bytes / _GIB:.1f} GiB"
-    return (
-        f"the GPU is out of memory{planned}: another program may hold some (nvidia-smi shows it); "
-        "lower training.memory_budget_gib, so that layers keep less, or packing.max_tokens"
-    )
-
-
-def free_bytes(device: torch.device) -> int:
-    """What a run may use of a device: what is free, and what PyTorch holds already."""
-    free, total = torch.cuda.mem_get_info(device)
-    return free + torch.cuda.memory_reserved(device) - int(_MARGIN * total)
-
-
-def measure_link(work: Workload, device: torch.device) -> HostLink:
-    """Time the link to the host, and a product like those that would be sent over it."""
-    rows, D = min(work.max_tokens, 2048), work.shape.hidden_size
-    width = 2 * work.shape.intermediate_size
-    there = torch.randn(rows, width, dtype=work.dtype, device=device)
-    here = torch.empty(there.shape, dtype=work.dtype, pin_memory=True)
-    x, weight = there[:, :D].contiguous(), there.new_empty(width, D).normal_()
-    send = _timed(lambda: here.copy_(there, non_blocking=True), device)
-    product = _timed(lambda: F.linear(x, weight), device)
-    shape = work.shape
-    others = sum(a * b for a, b in _widths(shape).values())
-    attended = shape.num_attention_heads * shape.head_dim * work.max_tokens
-    share = (others + attended) / (D * width)
-    scale = work.max_tokens / rows
-    room = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    return HostLink(send * scale, product * share * scale, room)
-
-
-def _timed(call: Callable[[], object], device: torch.device) -> float:
-    """Seconds a call takes once it is warm."""
-    num = 5
-    for _ in range(3):
-        call()
-    torch.cuda.synchronize(device)
-    started = time.perf_counter()
-    for _ in range(num):
-        call()
-    torch.cuda.synchronize(device)
-    return (time.perf_counter() - started) / num

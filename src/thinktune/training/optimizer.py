@@ -59,6 +59,12 @@ class AdapterOptimizer(torch.optim.AdamW):
         # The fused kernel reads this attribute and leaves everything as it is if it is 1.
         self.found_inf = torch.zeros((), dtype=torch.float32, device=weights.device)
 
+    def step(self, closure: None = None) -> None:
+        """Update the weights."""
+        super().step(closure)
+        # The fused call does not count as a change of its tensors; the working copy watches that.
+        torch.autograd.graph.increment_version(self.param_groups[0]["params"])
+
     def look(self, numbers: Tensor) -> None:
         """Take the numbers of one more step into account."""
         bad = (~numbers.isfinite()).any().float()

@@ -79,6 +79,8 @@ class Progress:
         self.optimizer = AdapterOptimizer(decoder.adapter.weights, optimizer_config)
         self.launched: deque[tuple[int, float, LaunchedStep]] = deque()
         self.last_read = 0.0
+        self.recorded = 0
+        """Steps whose numbers were passed on."""
         self.num_steps = plan_steps(config, len(data.train))
         # A GPU's fused kernels take no prefix; dropout would share its masks.
         layers = adapted_layers(decoder).values()

@@ -1,10 +1,11 @@
-"""AdamW is torch's, and the learning rate rises and falls as its settings say."""
+"""AdamW is torch's, stops at what is not finite, and its rate rises and falls as set."""
 
 import pytest
 import torch
 from torch import nn
 
-from thinktune.training.optimizer import OptimizerConfig, Schedule, learning_rate, make_optimizer
+from tests.tiny_models import attach_trained, hidden_of, random_documents, tiny_decoder
+from thinktune.training.optimizer import AdapterOptimizer, OptimizerConfig, Schedule, learning_rate
 
 
 def rates(num_steps: int, **settings: object) -> list[float]:
@@ -52,18 +53,71 @@ def test_adamw_takes_the_steps_of_torchs_unfused_one(weight_decay: float) -> Non
         adam_epsilon=1e-6,
     )
     generator = torch.Generator().manual_seed(0)
-    ours = [nn.Parameter(torch.randn(shape, generator=generator)) for shape in [(3, 5), (7, 1)]]
-    theirs = [nn.Parameter(p.detach().clone()) for p in ours]
-    fused = make_optimizer(ours, config)
+    ours = nn.Parameter(torch.randn(23, generator=generator))
+    theirs = [nn.Parameter(part.clone()) for part in ours.detach().split((15, 7, 1))]
+    fused = AdapterOptimizer(ours, config)
     plain = torch.optim.AdamW(
         theirs, lr=0.05, betas=(0.8, 0.97), eps=1e-6, weight_decay=weight_decay, fused=False
     )
     for step in range(5):
-        for a, b in zip(ours, theirs, strict=True):
-            a.grad = torch.randn(a.shape, generator=generator)
-            b.grad = a.grad.clone()
+        ours.grad = torch.randn(ours.shape, generator=generator)
+        for parameter, gradient in zip(theirs, ours.grad.split((15, 7, 1)), strict=True):
+            parameter.grad = gradient.clone()
         for optimizer in (fused, plain):
             optimizer.param_groups[0]["lr"] = 0.05 / (step + 1)
             optimizer.step()
-    for a, b in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(ours.detach(), torch.cat(theirs).detach(), rtol=1e-6, atol=1e-7)
+
+
+def _one_step(optimizer: AdapterOptimizer, weights: nn.Parameter, numbers: list[float]) -> None:
+    weights.grad = torch.full_like(weights, 0.5)
+    optimizer.look(torch.tensor(numbers, dtype=torch.float64))
+    optimizer.step()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("steps_before", [0, 2])
+def test_from_the_first_number_that_is_not_finite_on_nothing_changes(
+    bad: float, steps_before: int
+) -> None:
+    weights = nn.Parameter(torch.linspace(-1, 1, 7))
+    optimizer = AdapterOptimizer(weights, OptimizerConfig(weight_decay=0.1))
+    for _ in range(steps_before):
+        _one_step(optimizer, weights, [1.0, 2.0])
+    before = [x.clone() for x in (weights.detach(), *optimizer.state[weights].values())]
+    for numbers in ([1.0, bad], [1.0, 2.0], [bad, bad]):
+        _one_step(optimizer, weights, numbers)
+    assert torch.equal(weights.detach(), before[0])
+    state = list(optimizer.state[weights].values())
+    if steps_before:
+        assert all(map(torch.equal, state, before[1:]))
+    assert not any(bool(x.any()) for x in state) or steps_before
+
+
+def test_a_finite_number_however_large_does_not_stop_the_updates() -> None:
+    weights = nn.Parameter(torch.linspace(-1, 1, 7))
+    optimizer = AdapterOptimizer(weights, OptimizerConfig())
+    before = weights.detach().clone()
+    _one_step(optimizer, weights, [1e300, -1e300])
+    assert (weights.detach() != before).all()
+
+
+def test_an_update_is_seen_by_whoever_watches_the_version_of_the_weights() -> None:
+    weights = nn.Parameter(torch.linspace(-1, 1, 7))
+    optimizer = AdapterOptimizer(weights, OptimizerConfig())
+    before = weights._version
+    _one_step(optimizer, weights, [1.0])
+    assert weights._version > before
+
+
+def test_an_update_changes_what_the_next_forward_computes():
+    decoder = tiny_decoder("llama")
+    attach_trained(decoder)
+    assert decoder.adapter is not None
+    optimizer = AdapterOptimizer(decoder.adapter.weights, OptimizerConfig(learning_rate=0.1))
+    with torch.no_grad():
+        before = hidden_of(decoder, random_documents((9,)))
+        decoder.adapter.gradient.fill_(1.0)
+        optimizer.step()
+        after = hidden_of(decoder, random_documents((9,)))
+    assert not torch.equal(before, after)

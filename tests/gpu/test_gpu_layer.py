@@ -1,0 +1,217 @@
+"""The hand-written layer on a CUDA device: policies, losses over many steps, and no waiting."""
+
+import os
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+from tests.tiny_models import relative_error
+from thinktune.data.loader import PackedRow, SegmentConfig, pack, segment_weights
+from thinktune.data.segments import Rendered, Segment
+from thinktune.model.adapter_io import read_adapter
+from thinktune.model.checkpoint_io import load_decoder
+from thinktune.model.decoder import Decoder
+from thinktune.model.kept import Keep
+from thinktune.model.lora import LoRAConfig, attach
+from thinktune.ops.attention import Kernel, PackedAttention
+from thinktune.training.fitting import fit
+from thinktune.training.optimizer import AdapterOptimizer, OptimizerConfig
+from thinktune.training.step import train_step
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:Synchronization debug mode:UserWarning"),
+]
+# cuBLAS reads it once; without it PyTorch refuses products where everything is to be repeatable.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+CUDA = torch.device("cuda")
+SIZES = {
+    "vocab_size": 512,
+    "hidden_size": 256,
+    "intermediate_size": 704,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "tie_word_embeddings": False,
+}
+MODELS = {
+    "llama": (LlamaForCausalLM, LlamaConfig(**SIZES)),
+    "qwen3": (Qwen3ForCausalLM, Qwen3Config(**SIZES)),
+}
+LENGTHS = (97, 1, 300, 64, 13)
+
+
+def _folder(name: str, folder: Path) -> Path:
+    torch.manual_seed(1)
+    kind, config = MODELS[name]
+    kind(config).to(torch.bfloat16).save_pretrained(folder)
+    return folder
+
+
+def _examples(step: int, lengths: tuple[int, ...] = LENGTHS) -> list[Rendered]:
+    """Counting in steps of 1 to 5: something that can be learned."""
+    rows = []
+    for place, length in enumerate(lengths):
+        start, stride = 7 * step + 31 * place, 1 + (step + place) % 5
+        tokens = tuple((start + stride * i) % 500 for i in range(length))
+        segments = (Segment.PROMPT,) + (Segment.REASONING,) * (length - 1)
+        rows.append(Rendered(tokens, segments, 1, f"row {place}"))
+    return rows
+
+
+def _rows(step: int, lengths: tuple[int, ...] = LENGTHS) -> list[PackedRow]:
+    weights = segment_weights(SegmentConfig(), SegmentConfig())
+    return [row.to(CUDA) for row in pack(_examples(step, lengths), weights, 1024)]
+
+
+def _decoder(name: str, folder: Path, dropout: float = 0.0) -> Decoder:
+    decoder = load_decoder(_folder(name, folder), dtype=torch.bfloat16, device=CUDA)
+    attach(decoder, LoRAConfig(rank=8, alpha=16, dropout=dropout), seed=3)
+    return decoder.train()
+
+
+def _optimizer(decoder: Decoder, rate: float = 1e-3) -> AdapterOptimizer:
+    assert decoder.adapter is not None
+    return AdapterOptimizer(decoder.adapter.weights, OptimizerConfig(learning_rate=rate))
+
+
+def _after_three_steps(decoder: Decoder) -> Tensor:
+    optimizer = _optimizer(decoder)
+    for step in range(3):
+        torch.manual_seed(step)
+        train_step(decoder, optimizer, _rows(step), max_grad_norm=1.0).read()
+    assert decoder.adapter is not None
+    return decoder.adapter.weights.detach().clone()
+
+
+@pytest.mark.parametrize(("name", "dropout"), [("llama", 0.0), ("llama", 0.1), ("qwen3", 0.0)])
+def test_whatever_is_kept_three_steps_give_the_same_bits(name, dropout, tmp_path, monkeypatch):
+    """FlashAttention-2, whose backward can be deterministic."""
+    monkeypatch.setattr(PackedAttention, "kernel", lambda self, q: Kernel.FLASH)
+    decoder = _decoder(name, tmp_path, dropout)
+    assert decoder.adapter is not None
+    start = decoder.adapter.weights.detach().clone()
+    results = []
+    torch.use_deterministic_algorithms(True)  # to warn only would leave attention as it is
+    try:
+        for keep in (*Keep, Keep.ALL):
+            with torch.no_grad():
+                decoder.adapter.weights.copy_(start)
+            decoder.plan((keep,) * 5, 1024)
+            results.append(_after_three_steps(decoder))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert not torch.equal(results[0], start)
+    unlike = [
+        f"{keep}: {relative_error(result, results[0]):.1e}"
+        for keep, result in zip((*Keep, "again"), results, strict=True)
+        if not torch.equal(results[0], result)
+    ]
+    assert not unlike
+
+
+def test_a_step_waits_for_nothing(tmp_path: Path):
+    decoder = _decoder("llama", tmp_path)
+    decoder.plan((Keep.ALL, Keep.HOST, Keep.HOST, Keep.HOST, Keep.NO_MLP), 1024)
+    optimizer = _optimizer(decoder)
+    for step in range(2):
+        train_step(decoder, optimizer, _rows(step), max_grad_norm=1.0).read()
+    weights = segment_weights(SegmentConfig(), SegmentConfig())
+    new = pack(_examples(5, (40, 77, 3)), weights, 1024)  # lengths that were not there before
+    try:
+        torch.cuda.set_sync_debug_mode("error")
+        launched = train_step(decoder, optimizer, [row.to(CUDA) for row in new], max_grad_norm=1.0)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert launched.read().grad_norm > 0
+
+
+def _peft_step(model: peft.PeftModel, rows: list[Rendered]) -> Tensor:
+    losses, count = [], 0
+    for row in rows:
+        tokens = torch.tensor(row.tokens, device=CUDA)
+        if len(tokens) > 1:
+            logits = model(input_ids=tokens[None]).logits[0, :-1].float()
+            losses.append(F.cross_entropy(logits, tokens[1:], reduction="sum"))
+            count += len(tokens) - 1
+    return torch.stack(losses).sum() / count
+
+
+def test_the_loss_of_200_steps_follows_a_plain_peft_loop(tmp_path: Path):
+    decoder = _decoder("llama", tmp_path / "base")
+    base = LlamaForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.bfloat16).to(CUDA)
+    config = peft.LoraConfig(
+        r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM", lora_dropout=0.0
+    )
+    theirs = peft.get_peft_model(deepcopy(base), config)
+    theirs.save_pretrained(tmp_path / "adapter")
+    decoder = load_decoder(tmp_path / "base", dtype=torch.bfloat16, device=CUDA)
+    read_adapter(decoder, tmp_path / "adapter")
+    decoder.train()
+    ours_optimizer = _optimizer(decoder)
+    parameters = [p for p in theirs.parameters() if p.requires_grad]
+    their_optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.01, fused=True)
+    launched, wanted = [], []
+    lengths = (97, 30, 64)
+    for step in range(200):
+        for optimizer in (ours_optimizer, their_optimizer):
+            optimizer.param_groups[0]["lr"] = 1e-3
+        launched.append(train_step(decoder, ours_optimizer, _rows(step, lengths),
+                                   max_grad_norm=1.0))  # fmt: skip
+        loss = _peft_step(theirs, _examples(step, lengths))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        their_optimizer.step()
+        their_optimizer.zero_grad()
+        wanted.append(loss.detach())
+    ours = torch.tensor([step.read().losses.loss for step in launched])
+    peers = torch.stack(wanted).cpu()
+    print(f"first {ours[0]:.4f} {peers[0]:.4f}, last {ours[-20:].mean():.4f} "
+          f"{peers[-20:].mean():.4f}, mean distance {(ours - peers).abs().mean():.4f}")  # fmt: skip
+    assert ours[-20:].mean() < 0.8 * ours[:5].mean()
+    assert (ours[:20] - peers[:20]).abs().max() < 0.02
+    assert (ours - peers).abs().mean() < 0.05
+
+
+@pytest.mark.parametrize("kernel", [Kernel.FLASH, Kernel.SINGLE, Kernel.TRACED])
+def test_every_attention_gives_the_same_hidden_states_and_gradients(kernel, tmp_path: Path):
+    decoder = _decoder("llama", tmp_path)
+    assert decoder.adapter is not None
+    torch.nn.init.normal_(decoder.adapter.weights, std=0.05)
+    lengths = (97, 300, 64)
+    tokens = torch.cat([torch.arange(n, device=CUDA) % 500 for n in lengths])
+    positions = torch.cat([torch.arange(n, device=CUDA) for n in lengths])
+
+    def run(attend: Callable) -> tuple[Tensor, Tensor]:
+        assert decoder.adapter is not None
+        decoder.adapter.gradient.zero_()
+        hidden = decoder(tokens, positions, attend)
+        hidden.float().square().mul(0.01).sum().backward()
+        return hidden.detach(), decoder.adapter.gradient.clone()
+
+    usual = run(PackedAttention(lengths))
+    other = run(PackedAttention(lengths, kernel=kernel))
+    for ours, theirs in zip(usual, other, strict=True):
+        assert relative_error(ours, theirs) < 0.03
+
+
+def test_what_does_not_fit_the_device_is_planned_smaller(tmp_path: Path):
+    decoder = _decoder("llama", tmp_path)
+    lora = LoRAConfig(rank=8)
+    roomy = fit(decoder, lora, 4096, budget_gib=10.0)
+    assert roomy is not None
+    assert set(roomy.keep) == {Keep.ALL}
+    tight = (roomy.total_bytes - 20_000_000) / 2**30
+    small = fit(decoder, lora, 4096, budget_gib=tight)
+    assert small is not None
+    assert set(small.keep) != {Keep.ALL}
