@@ -9,7 +9,8 @@ from thinktune.kernels.language import jit, power_of_two, tl
 
 
 @jit
-def _rows(LOGITS, TARGETS, WEIGHTS, NLL, V: tl.constexpr, HAS_GRAD: tl.constexpr,
+def _rows(LOGITS: tl.tensor, TARGETS: tl.tensor, WEIGHTS: tl.tensor,
+          NLL: tl.tensor, V: tl.constexpr, HAS_GRAD: tl.constexpr,
           BLOCK_V: tl.constexpr):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     logits = LOGITS + row * V

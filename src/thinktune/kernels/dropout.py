@@ -9,7 +9,8 @@ from thinktune.kernels.language import jit, tl
 
 
 @jit
-def _drop(X, OUT, seed, share, size, BLOCK: tl.constexpr):
+def _drop(X: tl.tensor, OUT: tl.tensor, seed: tl.tensor, share: tl.tensor,
+          size: tl.tensor, BLOCK: tl.constexpr):  # fmt: skip
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     kept = tl.rand(seed, at) >= share
     x = tl.load(X + at, mask=at < size, other=0.0).to(tl.float32)

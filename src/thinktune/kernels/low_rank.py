@@ -12,8 +12,10 @@ Pair = tuple[Tensor, Tensor]
 
 
 @jit
-def added(tile, LEFT, RIGHT, rows, row_mask, cols, col_mask, left_row, right_col,
-          right_rank, rank: tl.constexpr, BLOCK_R: tl.constexpr):  # fmt: skip
+def added(tile: tl.tensor, LEFT: tl.tensor, RIGHT: tl.tensor, rows: tl.tensor,
+          row_mask: tl.tensor, cols: tl.tensor, col_mask: tl.tensor,
+          left_row: tl.tensor, right_col: tl.tensor, right_rank: tl.tensor,
+          rank: tl.constexpr, BLOCK_R: tl.constexpr):  # fmt: skip
     """``tile + LEFT[rows] @ RIGHT``, over the rank in blocks."""
     for start in range(0, rank, BLOCK_R):
         r = start + tl.arange(0, BLOCK_R)

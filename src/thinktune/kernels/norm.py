@@ -12,8 +12,9 @@ from thinktune.kernels.low_rank import Pair, added, rank_block
 
 
 @jit
-def _norm(X, WEIGHT, H, RRMS, eps, D: tl.constexpr, HAS_RRMS: tl.constexpr, BLOCK_D:
-          tl.constexpr):  # fmt: skip
+def _norm(X: tl.tensor, WEIGHT: tl.tensor, H: tl.tensor, RRMS: tl.tensor,
+          eps: tl.tensor, D: tl.constexpr, HAS_RRMS: tl.constexpr,
+          BLOCK_D: tl.constexpr):  # fmt: skip
     row = tl.program_id(0)
     cols = tl.arange(0, BLOCK_D)
     mask, at = cols < D, row.to(tl.int64) * D + cols
@@ -28,9 +29,10 @@ def _norm(X, WEIGHT, H, RRMS, eps, D: tl.constexpr, HAS_RRMS: tl.constexpr, BLOC
 
 
 @jit
-def _add(X, BASE, LEFT, RIGHT, T, left_row, right_row, D: tl.constexpr, rank:
-         tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_R:
-         tl.constexpr):  # fmt: skip
+def _add(X: tl.tensor, BASE: tl.tensor, LEFT: tl.tensor, RIGHT: tl.tensor,
+         T: tl.tensor, left_row: tl.tensor, right_row: tl.tensor, D: tl.constexpr,
+         rank: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_D: tl.constexpr,
+         BLOCK_R: tl.constexpr):  # fmt: skip
     """``BASE = X + BASE + LEFT @ RIGHT^T``, in tiles."""
     rows = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
     cols = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
@@ -45,8 +47,9 @@ def _add(X, BASE, LEFT, RIGHT, T, left_row, right_row, D: tl.constexpr, rank:
 
 
 @jit
-def _add_and_norm(X, BASE, WEIGHT, H, RRMS, eps, D: tl.constexpr, BLOCK_D:
-                  tl.constexpr):  # fmt: skip
+def _add_and_norm(X: tl.tensor, BASE: tl.tensor, WEIGHT: tl.tensor, H: tl.tensor,
+                  RRMS: tl.tensor, eps: tl.tensor, D: tl.constexpr,
+                  BLOCK_D: tl.constexpr):  # fmt: skip
     """``BASE = X + BASE``, and its norm."""
     row = tl.program_id(0)
     cols = tl.arange(0, BLOCK_D)
@@ -63,8 +66,8 @@ def _add_and_norm(X, BASE, WEIGHT, H, RRMS, eps, D: tl.constexpr, BLOCK_D:
 
 
 @jit
-def _backward(GRAD, X, WEIGHT, RRMS, RESIDUAL, D: tl.constexpr, BLOCK_D:
-              tl.constexpr):  # fmt: skip
+def _backward(GRAD: tl.tensor, X: tl.tensor, WEIGHT: tl.tensor, RRMS: tl.tensor,
+              RESIDUAL: tl.tensor, D: tl.constexpr, BLOCK_D: tl.constexpr):  # fmt: skip
     """``RESIDUAL += d norm(GRAD)``, and the normalised row once more in place of ``GRAD``."""
     row = tl.program_id(0)
     cols = tl.arange(0, BLOCK_D)

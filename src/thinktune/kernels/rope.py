@@ -16,18 +16,22 @@ _BLOCK_T = 32
 
 
 @jit
-def _norm_weight(NORM_Q, NORM_K, at, mask, is_query):
+def _norm_weight(NORM_Q: tl.tensor, NORM_K: tl.tensor, at: tl.tensor,
+                 mask: tl.tensor, is_query: tl.tensor):  # fmt: skip
     of_query = tl.load(NORM_Q + at, mask=mask, other=0.0).to(tl.float32)
     of_key = tl.load(NORM_K + at, mask=mask, other=0.0).to(tl.float32)
     return tl.where(is_query, of_query, of_key)
 
 
 @jit
-def _forward(QKV, OUT, COS, SIN, LEFT, RIGHT, NORM_Q, NORM_K, T, qkv_row, out_row,
-             left_row, right_row, eps, q_at, k_at, v_at, num_q, num_k, rank:
-             tl.constexpr, HALF: tl.constexpr, HAS_UPDATE: tl.constexpr, HAS_NORM:
-             tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_R:
-             tl.constexpr):  # fmt: skip
+def _forward(QKV: tl.tensor, OUT: tl.tensor, COS: tl.tensor, SIN: tl.tensor,
+             LEFT: tl.tensor, RIGHT: tl.tensor, NORM_Q: tl.tensor,
+             NORM_K: tl.tensor, T: tl.tensor, qkv_row: tl.tensor,
+             out_row: tl.tensor, left_row: tl.tensor, right_row: tl.tensor,
+             eps: tl.tensor, q_at: tl.tensor, k_at: tl.tensor, v_at: tl.tensor,
+             num_q: tl.tensor, num_k: tl.tensor, rank: tl.constexpr,
+             HALF: tl.constexpr, HAS_UPDATE: tl.constexpr, HAS_NORM: tl.constexpr,
+             BLOCK_T: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_R: tl.constexpr):  # fmt: skip
     rows = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
     head = tl.program_id(1)
     half = tl.arange(0, BLOCK_H)
@@ -67,9 +71,11 @@ def _forward(QKV, OUT, COS, SIN, LEFT, RIGHT, NORM_Q, NORM_K, T, qkv_row, out_ro
 
 
 @jit
-def _backward(GRAD, QKV, COS, SIN, NORM_Q, NORM_K, T, grad_row, qkv_row, eps, num_q,
-              HALF: tl.constexpr, HAS_NORM: tl.constexpr, BLOCK_T: tl.constexpr,
-              BLOCK_H: tl.constexpr):  # fmt: skip
+def _backward(GRAD: tl.tensor, QKV: tl.tensor, COS: tl.tensor, SIN: tl.tensor,
+              NORM_Q: tl.tensor, NORM_K: tl.tensor, T: tl.tensor,
+              grad_row: tl.tensor, qkv_row: tl.tensor, eps: tl.tensor,
+              num_q: tl.tensor, HALF: tl.constexpr, HAS_NORM: tl.constexpr,
+              BLOCK_T: tl.constexpr, BLOCK_H: tl.constexpr):  # fmt: skip
     rows = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
     head = tl.program_id(1)
     half = tl.arange(0, BLOCK_H)

@@ -12,9 +12,11 @@ from thinktune.kernels.low_rank import Pair, added, rank_block
 
 
 @jit
-def _gate_and_up(GATE_UP, LEFT, RIGHT, rows, row_mask, cols, col_mask, F, left_row,
-                 right_row, rank: tl.constexpr, gate_at: tl.constexpr, up_at:
-                 tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_F: tl.constexpr,
+def _gate_and_up(GATE_UP: tl.tensor, LEFT: tl.tensor, RIGHT: tl.tensor,
+                 rows: tl.tensor, row_mask: tl.tensor, cols: tl.tensor,
+                 col_mask: tl.tensor, F: tl.tensor, left_row: tl.tensor,
+                 right_row: tl.tensor, rank: tl.constexpr, gate_at: tl.constexpr,
+                 up_at: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_F: tl.constexpr,
                  BLOCK_R: tl.constexpr):  # fmt: skip
     """Both inputs, updates added; a column offset of -1 says that one has none."""
     mask = row_mask[:, None] & col_mask[None, :]
@@ -32,9 +34,11 @@ def _gate_and_up(GATE_UP, LEFT, RIGHT, rows, row_mask, cols, col_mask, F, left_r
 
 
 @jit
-def _forward(GATE_UP, LEFT, RIGHT, OUT, T, left_row, right_row, F: tl.constexpr,
-             rank: tl.constexpr, gate_at: tl.constexpr, up_at: tl.constexpr,
-             BLOCK_T: tl.constexpr, BLOCK_F: tl.constexpr, BLOCK_R: tl.constexpr):  # fmt: skip
+def _forward(GATE_UP: tl.tensor, LEFT: tl.tensor, RIGHT: tl.tensor, OUT: tl.tensor,
+             T: tl.tensor, left_row: tl.tensor, right_row: tl.tensor,
+             F: tl.constexpr, rank: tl.constexpr, gate_at: tl.constexpr,
+             up_at: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_F: tl.constexpr,
+             BLOCK_R: tl.constexpr):  # fmt: skip
     rows = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
     cols = tl.program_id(1) * BLOCK_F + tl.arange(0, BLOCK_F)
     row_mask, col_mask = rows < T, cols < F
@@ -47,11 +51,13 @@ def _forward(GATE_UP, LEFT, RIGHT, OUT, T, left_row, right_row, F: tl.constexpr,
 
 
 @jit
-def _backward(GATE_UP, LEFT, RIGHT, GRAD, GRAD_LEFT, GRAD_RIGHT, T, left_row,
-              right_row, grad_left_row, grad_right_row, F: tl.constexpr, rank:
-              tl.constexpr, grad_rank: tl.constexpr, gate_at: tl.constexpr, up_at:
-              tl.constexpr, HAS_GRAD_UPDATE: tl.constexpr, BLOCK_T: tl.constexpr,
-              BLOCK_F: tl.constexpr, BLOCK_R: tl.constexpr):  # fmt: skip
+def _backward(GATE_UP: tl.tensor, LEFT: tl.tensor, RIGHT: tl.tensor,
+              GRAD: tl.tensor, GRAD_LEFT: tl.tensor, GRAD_RIGHT: tl.tensor,
+              T: tl.tensor, left_row: tl.tensor, right_row: tl.tensor,
+              grad_left_row: tl.tensor, grad_right_row: tl.tensor, F: tl.constexpr,
+              rank: tl.constexpr, grad_rank: tl.constexpr, gate_at: tl.constexpr,
+              up_at: tl.constexpr, HAS_GRAD_UPDATE: tl.constexpr,
+              BLOCK_T: tl.constexpr, BLOCK_F: tl.constexpr, BLOCK_R: tl.constexpr):  # fmt: skip
     rows = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
     cols = tl.program_id(1) * BLOCK_F + tl.arange(0, BLOCK_F)
     row_mask, col_mask = rows < T, cols < F

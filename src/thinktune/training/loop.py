@@ -54,14 +54,13 @@ def train(
     if steps_done:
         checkpoints.read_optimizer(decoder, progress.optimizer)
     plan = _plan(decoder, checkpoints.lora, progress.max_tokens, config, watcher)
-    num_steps = progress.num_steps
-    watcher.stage("Training the adapter", num_steps)
+    watcher.stage("Training the adapter", progress.num_steps)
     written = progress.recorded = steps_done
     decoder.train()
     try:
-        for step in range(steps_done, num_steps):
+        for step in range(steps_done, progress.num_steps):
             _tell(progress.take(step), progress, tracker, watcher)
-            if is_due(step + 1, num_steps, config.save_steps):
+            if is_due(step + 1, progress.num_steps, config.save_steps):
                 checkpoints.write(decoder, progress.optimizer, progress.recorded)
                 written = progress.recorded
             if sample and config.sample_steps and progress.recorded % config.sample_steps == 0:
