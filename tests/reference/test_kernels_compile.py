@@ -66,7 +66,7 @@ def _type(name: str) -> str:
         return "*i64"
     if name in ("eps", "share"):
         return "fp32"
-    return "*bf16" if (name.isupper() and len(name) > 1) or name == "X" else "i32"
+    return "*bf16" if name.isupper() and name != "T" else "i32"
 
 
 @pytest.mark.parametrize("capability", [80, 90])

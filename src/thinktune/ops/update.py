@@ -44,8 +44,9 @@ def dropout(x: Tensor, share: float, seed: int) -> Tensor:
     The same seed and shape give the same mask again, so none is kept for backward.
     """
     if runs_fused(x):
+        x = x.contiguous()
         out = torch.empty_like(x)
-        kernel.dropout(x.contiguous(), share, seed, out)
+        kernel.dropout(x, share, seed, out)
         return out
     generator = torch.Generator(x.device).manual_seed(seed)
     kept = torch.rand(x.shape, generator=generator, device=x.device) >= share
