@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 
 from thinktune.config import RunConfig
-from thinktune.data.sources import read_heldout, read_train
-from thinktune.data.template import Template, render_all
+from thinktune.data.template import Template
 from thinktune.errors import ConfigError
+from thinktune.loading import load_data
 from thinktune.model.checkpoint_io import (
     BaseDtype,
     find_checkpoint,
@@ -17,6 +17,7 @@ from thinktune.model.checkpoint_io import (
     resolve_dtype,
 )
 from thinktune.model.shape import DecoderShape, shape_from_config
+from thinktune.tracking import Silence
 from thinktune.training.fitting import free_bytes
 from thinktune.training.memory_plan import MemoryPlan, Workload, plan_memory
 from thinktune.training.progress import longest_row
@@ -48,16 +49,15 @@ def estimate(config: RunConfig, memory_gib: float | None = None) -> Estimate:
 
     Raises:
         CheckpointError: the base model's configuration or tokenizer cannot be read.
-        DataError: the rows cannot be read.
+        DataError: the rows cannot be read or used.
     """
     folder = find_checkpoint(config.base_model, config.revision, tokenizer_only=True)
     shape = shape_from_config(read_config(folder), str(folder / "config.json"))
     template = Template.from_tokenizer(load_tokenizer(folder), config.template)
-    limit = min(config.packing.max_tokens, shape.max_position_embeddings)
-    train = render_all(template, read_train(config.data), limit).rows
-    heldout = [e for e in read_heldout(config.data) if e.reasoning.strip() and e.answer.strip()]
-    rows = [len(row.tokens) for row in train]
-    held = [len(row.tokens) for row in render_all(template, heldout, limit).rows]
+    data = load_data(config, template, shape.max_position_embeddings, Silence())
+    rows, held = (
+        [len(row.tokens) for row in part.rows] for part in (data.train_rows, data.heldout_rows)
+    )
     max_tokens = longest_row(rows, held, config.training.batch_size, config.packing.max_tokens)
     work = Workload(shape, config.lora, max_tokens, _dtype(config.base_dtype), ragged=True)
     return Estimate(

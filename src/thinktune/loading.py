@@ -40,6 +40,11 @@ class Model:
     template: Template
     base: BaseIdentity
 
+    @property
+    def context(self) -> int:
+        """Most tokens it can see."""
+        return self.decoder.shape.max_position_embeddings
+
 
 @dataclass(frozen=True, slots=True)
 class Data:
@@ -105,8 +110,14 @@ def load_config_model(config: RunConfig, watcher: Watcher | None = None) -> Mode
     )
 
 
-def load_data(config: RunConfig, model: Model, watcher: Watcher) -> Data:
+def load_data(config: RunConfig, template: Template, context: int, watcher: Watcher) -> Data:
     """Read and render a run's records; every row the length limit touched is named.
+
+    Args:
+        config: which records, and the limit of a row.
+        template: the base model's.
+        context: most tokens the base model can see.
+        watcher: who is told.
 
     Raises:
         DataError: the rows cannot be read or used; a held-out question is also among the training
@@ -119,9 +130,7 @@ def load_data(config: RunConfig, model: Model, watcher: Watcher) -> Data:
     if leaks.rows:
         named = ", ".join(leaks.rows[:8]) + (" ..." if leaks.num_rows > 8 else "")
         raise DataError(f"{leaks.what} in {leaks.num_rows} rows ({named}); {leaks.way_out}")
-    context = model.decoder.shape.max_position_embeddings
     limit = min(config.packing.max_tokens, context)
-    template = model.template
     train_rows = render_all(template, train_examples, limit)
     # Held-out questions may come without reasoning or answer: asked, but no loss to measure.
     whole = [e for e in heldout if e.reasoning.strip() and e.answer.strip()]

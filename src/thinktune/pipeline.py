@@ -84,7 +84,7 @@ def run_recipe(
     if going_on is None:
         refuse_taken(config.output_dir)
     model = load_config_model(config, watcher)
-    data = load_data(config, model, watcher)
+    data = load_data(config, model.template, model.context, watcher)
     task = make_task(config, data, recipe_name) if compare_after and data.heldout else None
     run, checkpoints, steps_done = _begin(model, config, data, recipe_name, going_on)
     before: list[Graded] = []
@@ -256,7 +256,7 @@ def evaluate_run(
         settings = config.evaluation.model_copy(update={"num_questions": num_questions})
         config = config.model_copy(update={"evaluation": settings})
     model, _ = load_run_model(path, watcher)
-    data = load_data(config, model, watcher)
+    data = load_data(config, model.template, model.context, watcher)
     if not data.heldout:
         raise RunError(f"{run.path}: the run has no held-out questions; name data.heldout")
     task = make_task(config, data, recipe_name)

@@ -65,7 +65,7 @@ def _ours(case: Shape, qkv: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     parts = _split(qkv, case)
     before = qkv.clone(), grad.clone()
     with torch.no_grad():  # as inside the layer's autograd function
-        out, saved = attend(0, *parts)
+        out, saved = attend.forward(0, *parts)
     assert attend.kernel(parts[0]) is Kernel.TRACED
     assert not out.requires_grad
     value, grads = out.clone(), torch.full_like(qkv, float("nan"))
@@ -114,15 +114,16 @@ def test_a_document_has_no_part_in_another_not_even_a_rounding(place: int):
     assert not torch.equal(before[1][ends[2] : ends[3]], after[1][ends[2] : ends[3]])
 
 
-def test_attention_without_gradients_is_the_same_in_inference_mode():
+def test_attention_with_no_backward_to_come_is_the_same_and_builds_no_graph():
     case = CASES["many documents"]
     parts = _split(_buffer(case, 0), case)
     attend = PackedAttention(case[4])
-    with torch.inference_mode():
+    with torch.no_grad():
         out, saved = attend(0, *parts)
     assert saved is None
+    assert out.grad_fn is None
     assert torch.equal(out, packed_attention(*parts, case[4]))
-    assert torch.equal(out, attend(0, *parts)[0])
+    assert torch.equal(out, attend.forward(0, *parts)[0])
 
 
 def test_a_new_token_sees_its_cache_as_packed_attention_sees_its_document():

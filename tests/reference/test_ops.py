@@ -31,8 +31,8 @@ TOLERANCE = {
     "norm and residual": 1e-14,  # measured 2.4e-16
     "add_rms_norm": 1e-14,  # measured 1.8e-16
     "residual_add": 1e-15,  # measured 6.8e-17
-    "rope": 1e-14,  # measured 1.6e-16
-    "swiglu": 1e-14,  # measured 1.7e-16
+    "rope": 1e-15,  # measured 1.6e-16
+    "swiglu": 1e-15,  # measured 1.7e-16
     "add_in_place": 1e-15,  # measured 9.5e-17
     "linear_cross_entropy": 1e-14,  # measured 3.5e-16
     "difference quotient": 1e-8,  # measured 4.5e-10

@@ -54,7 +54,10 @@ class LinearStack:
         self.join()
 
     def join(self) -> None:
-        """Put the members' weights into one matrix, if they are not."""
+        """Put the members' weights into one matrix, if they are not, and all have arrived."""
+        parts = [x for m in self.members for x in (m.weight, m.bias) if x is not None]
+        if len({part.device for part in parts}) > 1:
+            return
         self.weight = _joined([member.weight for member in self.members])
         biases = [member.bias for member in self.members if member.bias is not None]
         self.bias = _joined(biases) if biases else None

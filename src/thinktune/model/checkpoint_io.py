@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -184,10 +185,41 @@ def _check_tensor(tensor: Tensor, expected: Tensor, where: str) -> None:
         raise CheckpointError(f"{where} is stored as {kind}; this build loads 16- or 32-bit floats")
 
 
-def load_decoder(folder: Path, *, dtype: torch.dtype, device: torch.device) -> Decoder:
-    """Fill a decoder from safetensors, one tensor at a time.
+def _stack_of(decoder: Decoder) -> dict[str, int]:
+    """Which joined projections each module belongs to; -1 for one that stands alone."""
+    joined = {
+        id(member): number
+        for number, stack in enumerate(decoder.stacks)
+        for member in stack.members
+        if len(stack.members) > 1
+    }
+    return {name: joined.get(id(module), -1) for name, module in decoder.named_modules()}
 
-    Memory: the weights once, plus one tensor while its type is changed.
+
+def _fill(
+    decoder: Decoder,
+    path: Path,
+    names: Sequence[str],
+    expected: Mapping[str, Tensor],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> None:
+    with _open(path) as file:
+        held = set(file.keys())
+        for name in names:
+            if name not in held:
+                raise CheckpointError(f"{path}: the index promises {name} here; it is not")
+            tensor = file.get_tensor(name)
+            _check_tensor(tensor, expected[name], f"{path}: {name}")
+            owner, _, attribute = name.rpartition(".")
+            loaded = nn.Parameter(tensor.to(device, dtype), requires_grad=False)
+            setattr(decoder.get_submodule(owner), attribute, loaded)
+
+
+def load_decoder(folder: Path, *, dtype: torch.dtype, device: torch.device) -> Decoder:
+    """Fill a decoder from safetensors, one product at a time.
+
+    Memory: the weights once, plus those of one product while they are joined.
 
     Raises:
         CheckpointError: unsupported architecture; missing, unknown or mis-shaped tensors;
@@ -199,20 +231,20 @@ def load_decoder(folder: Path, *, dtype: torch.dtype, device: torch.device) -> D
     expected = dict(decoder.named_parameters())  # a tied head is named once
     files = _weight_files(folder)
     _check_names(folder, expected, files, shape)
+    stacks = _stack_of(decoder)
+
+    def stack_of(name: str) -> int:
+        return stacks[name.rpartition(".")[0]]
+
     for path in sorted(set(files.values())):
-        with _open(path) as file:
-            held = set(file.keys())
-            for name in (n for n, home in files.items() if home == path and n in expected):
-                if name not in held:
-                    raise CheckpointError(f"{path}: the index promises {name} here; it is not")
-                tensor = file.get_tensor(name)
-                _check_tensor(tensor, expected[name], f"{path}: {name}")
-                owner, _, attribute = name.rpartition(".")
-                loaded = nn.Parameter(tensor.to(device, dtype), requires_grad=False)
-                setattr(decoder.get_submodule(owner), attribute, loaded)
+        here = [n for n, home in files.items() if home == path and n in expected]
+        here.sort(key=stack_of)
+        # Apart, because what was mapped of a file goes with the last tensor that needs it.
+        for _, names in groupby(here, key=stack_of):
+            _fill(decoder, path, list(names), expected, dtype, device)
+            decoder.join()
     if shape.tie_word_embeddings:
         decoder.lm_head.weight = decoder.model.embed_tokens.weight
-    decoder.join()
     return decoder.eval()
 
 

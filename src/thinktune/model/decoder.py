@@ -148,34 +148,33 @@ class Decoder(nn.Module):
             x_TD = self._train_layers(x_TD, rotation, attend)
         else:
             with torch.no_grad():
-                for layer in self._layers:
-                    x_TD, _ = layer(x_TD, rotation, attend, 0)
+                for layer, seed in zip(self._layers, self._seeds(), strict=True):
+                    x_TD, _ = layer(x_TD, rotation, attend, seed)
         if wanted_C is not None:
             x_TD = x_TD.index_select(0, wanted_C)
         return rms_norm(x_TD, self.model.norm.weight, self.model.norm.eps)
 
     def _train_layers(self, x_TD: Tensor, rotation: Rotation, attend: PackedAttention) -> Tensor:
-        seed = int(torch.randint(_MAX_SEED // 8, ())) if self._drops else 0
         reached = False
-        for layer, keep in zip(self._layers, self.keep, strict=True):
-            adapted = any(stack.is_adapted for stack in layer.stacks)
-            if not reached and not adapted:
+        for layer, keep, seed in zip(self._layers, self.keep, self._seeds(), strict=True):
+            if not reached and not any(stack.is_adapted for stack in layer.stacks):
                 with torch.no_grad():
-                    x_TD, _ = layer(x_TD, rotation, attend, 0)
+                    x_TD, _ = layer(x_TD, rotation, attend, seed)
                 continue
             if not reached:
                 x_TD = x_TD.detach().requires_grad_()
-            layer_seed = (seed + 8 * layer.index) % _MAX_SEED
             store = self._store if keep is Keep.HOST else None
-            call = LayerCall(layer, rotation, attend, layer_seed, keep, reached, store)
-            x_TD = LayerFunction.apply(x_TD, call)
+            call = LayerCall(rotation, attend, seed, keep, reached, store)
+            x_TD = LayerFunction.apply(x_TD, layer, call)
             reached = True
         return x_TD
 
-    @property
-    def _drops(self) -> bool:
+    def _seeds(self) -> list[int]:
+        """Where each layer's dropout masks of this pass begin; drawn only if there is dropout."""
         members = (member for stack in self.stacks for member in stack.members)
-        return self.training and any(member.dropout for member in members)
+        drops = self.training and any(member.dropout for member in members)
+        first = int(torch.randint(_MAX_SEED // 8, ())) if drops else 0
+        return [(first + 8 * layer.index) % _MAX_SEED for layer in self._layers]
 
     def _rotation(self, positions_T: Tensor) -> Rotation:
         scaling = self.shape.rope_scaling

@@ -32,6 +32,20 @@ Attend = Callable[[int, Tensor, Tensor, Tensor], tuple[Tensor, Any]]
 """(layer, q_TNH, k_TKH, v_TKH) -> out_TNH, and what its backward wants (None: nothing)."""
 
 
+@dataclass(frozen=True, slots=True)
+class LayerCall:
+    """How one layer is run in training."""
+
+    rotation: Rotation
+    attend: PackedAttention
+    seed: int
+    keep: Keep
+    wants_input: bool
+    """Whether anything below this layer needs a gradient."""
+    store: HostStore | None
+    """Where its gate and up products wait for backward."""
+
+
 class Layer(nn.Module):
     """The weights of one layer, and its arithmetic forward and backward."""
 
@@ -122,34 +136,22 @@ class Layer(nn.Module):
             return self.heads.split(kept.qkv)
         return rope_forward(kept.qkv, self.heads, rotation)  # the update is added already
 
-    def backward(
-        self,
-        grad_TD: Tensor,
-        kept: Kept,
-        rotation: Rotation,
-        attend: PackedAttention,
-        seed: int,
-        *,
-        wants_input: bool,
-        store: HostStore | None = None,
-    ) -> Tensor | None:
+    def backward(self, grad_TD: Tensor, kept: Kept, call: LayerCall) -> Tensor | None:
         """Gradient of the layer's input; the adapter's gradients are added to where they are kept.
 
         ``grad_TD`` is overwritten.
         """
         h_TD = None
         if kept.attended is None or kept.mid is None:
-            h_TD = self._attend(kept, rotation, attend, seed)
-        if store is not None:
-            kept.gate_up = store.fetch(self.index)
-        grad_TD = self._mlp_backward(grad_TD, kept, h_TD, seed)
+            h_TD = self._attend(kept, call.rotation, call.attend.forward, call.seed)
+        if call.store is not None:
+            kept.gate_up = call.store.fetch(self.index)
+        grad_TD = self._mlp_backward(grad_TD, kept, h_TD, call.seed)
         del h_TD
-        if store is not None:
-            store.release(self.index)
-        if wants_input or self.o.is_adapted or self.qkv.is_adapted:
-            return self._attention_backward(
-                grad_TD, kept, rotation, attend, seed, wants_input=wants_input
-            )
+        if call.store is not None:
+            call.store.release(self.index)
+        if call.wants_input or self.o.is_adapted or self.qkv.is_adapted:
+            return self._attention_backward(grad_TD, kept, call)
         return None
 
     def _mlp_backward(self, grad_TD: Tensor, kept: Kept, h_TD: Tensor | None, seed: int) -> Tensor:
@@ -179,16 +181,8 @@ class Layer(nn.Module):
         kept.mid = None
         return grad_TD
 
-    def _attention_backward(
-        self,
-        grad_TD: Tensor,
-        kept: Kept,
-        rotation: Rotation,
-        attend: PackedAttention,
-        seed: int,
-        *,
-        wants_input: bool,
-    ) -> Tensor | None:
+    def _attention_backward(self, grad_TD: Tensor, kept: Kept, call: LayerCall) -> Tensor | None:
+        seed, rotation = call.seed, call.rotation
         norm, heads = self.input_layernorm, self.heads
         assert kept.attended is not None
         grad_S = self.o.backward_lora_b(grad_TD, kept.S_o)
@@ -200,7 +194,7 @@ class Layer(nn.Module):
         assert kept.qkv is not None
         grad_qkv = torch.empty_like(kept.qkv)
         by_head = (-1, heads.width)
-        attend.backward(
+        call.attend.backward(
             grad_out.unflatten(1, by_head),
             turned,
             kept.attended.unflatten(1, by_head),
@@ -212,7 +206,7 @@ class Layer(nn.Module):
         rope_backward(grad_qkv, kept.qkv, heads, rotation)
         kept.qkv = None
         grad_S = self.qkv.backward_lora_b(grad_qkv, kept.S_qkv)
-        if not wants_input:
+        if not call.wants_input:
             assert kept.rrms_x is not None
             h_TD = rms_norm_again(kept.x, norm.weight, kept.rrms_x)
             self.qkv.backward_lora_a(grad_S, h_TD, seed)
@@ -225,47 +219,22 @@ class Layer(nn.Module):
         return grad_TD
 
 
-@dataclass(frozen=True, slots=True)
-class LayerCall:
-    """How one layer is run in training."""
-
-    layer: Layer
-    rotation: Rotation
-    attend: PackedAttention
-    seed: int
-    keep: Keep
-    wants_input: bool
-    """Whether anything below this layer needs a gradient."""
-    store: HostStore | None
-    """Where its gate and up products wait for backward."""
-
-
 class LayerFunction(torch.autograd.Function):
     """A layer as one node of the graph."""
 
     @staticmethod
-    def forward(ctx: Any, x_TD: Tensor, call: LayerCall) -> Tensor:
+    def forward(ctx: Any, x_TD: Tensor, layer: Layer, call: LayerCall) -> Tensor:
         """Compute, and keep what backward needs."""
-        out_TD, kept = call.layer(x_TD, call.rotation, call.attend, call.seed, call.store)
+        out_TD, kept = layer(x_TD, call.rotation, call.attend.forward, call.seed, call.store)
         kept.reduce(call.keep)
-        ctx.call, ctx.kept = call, kept
+        ctx.layer, ctx.call, ctx.kept = layer, call, kept
         return out_TD
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None]:
         """Gradient of the input; the adapter's are added to where they are kept."""
-        call, kept = ctx.call, ctx.kept
+        kept, ctx.kept = ctx.kept, None
         if kept is None:
             raise RuntimeError("a layer's backward runs once: its memory is reused")
-        ctx.kept = None
-        grad = call.layer.backward(
-            grads[0].contiguous(),
-            kept,
-            call.rotation,
-            call.attend,
-            call.seed,
-            wants_input=call.wants_input,
-            store=call.store,
-        )
-        return grad, None
+        return ctx.layer.backward(grads[0].contiguous(), kept, ctx.call), None, None

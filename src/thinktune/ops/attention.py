@@ -34,10 +34,7 @@ class Kernel(StrEnum):
 
 
 class PackedAttention:
-    """Causal attention inside each document of a packed row, with its own backward.
-
-    Calling it gives the attended values and what backward needs beside query, key and value.
-    """
+    """Causal attention inside each document of a packed row, with its own backward."""
 
     def __init__(
         self, lengths: Sequence[int], prefix_length: int = 0, *, kernel: Kernel | None = None
@@ -70,8 +67,14 @@ class PackedAttention:
         mean = sum(self.lengths) / len(self.lengths)
         return Kernel.SINGLE if capability >= (9, 0) and mean >= _LONG else Kernel.FLASH
 
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Any]:
-        """Attend; every layer alike.
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, None]:
+        """Attend where no backward will follow; every layer alike."""
+        if self.kernel(q) is Kernel.TRACED:
+            return packed_attention(q, k, v, self.lengths, self.prefix_length), None
+        return self.forward(layer, q, k, v)[0], None
+
+    def forward(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Any]:
+        """Attend, with a backward to come; every layer alike.
 
         Returns:
             What was attended to (T, N, H), and what `backward` wants back.
@@ -84,12 +87,10 @@ class PackedAttention:
         if kernel is Kernel.FLASH:
             ends, longest = self._flash_places(q.device)
             return _flash(q, k, v, ends, longest)
-        if not torch.is_inference_mode_enabled():
-            q, k, v = (x.detach().requires_grad_() for x in (q, k, v))
-            with torch.enable_grad():
-                out = packed_attention(q, k, v, self.lengths, self.prefix_length)
-            return out.detach(), (out, (q, k, v))
-        return packed_attention(q, k, v, self.lengths, self.prefix_length), None
+        q, k, v = (x.detach().requires_grad_() for x in (q, k, v))
+        with torch.enable_grad():
+            out = packed_attention(q, k, v, self.lengths, self.prefix_length)
+        return out.detach(), (out, (q, k, v))
 
     def backward(
         self,

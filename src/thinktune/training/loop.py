@@ -63,8 +63,8 @@ def train(
             if is_due(step + 1, progress.num_steps, config.save_steps):
                 checkpoints.write(decoder, progress.optimizer, progress.recorded)
                 written = progress.recorded
-            if sample and config.sample_steps and progress.recorded % config.sample_steps == 0:
-                sample(progress.recorded)
+            if sample and config.sample_steps and (step + 1) % config.sample_steps == 0:
+                sample(step + 1)
     except torch.cuda.OutOfMemoryError as error:
         raise TrainingError(out_of_memory(plan)) from error
     except KeyboardInterrupt:

@@ -93,6 +93,11 @@ class Progress:
         self.num_tokens, self.seconds = 0, 0.0
 
     @property
+    def ahead(self) -> int:
+        """Steps that may be under way before the first of them is read."""
+        return 1 if self.decoder.device.type == "cuda" else 0
+
+    @property
     def max_tokens(self) -> int:
         """Of the longest row there can be."""
         lengths = [len(example.tokens) for example in self.data.train]
@@ -113,8 +118,7 @@ class Progress:
         self.launched.append((step, started, self._launch(step)))
         every = (self.config.eval_steps, self.config.save_steps, self.config.sample_steps)
         due = any(is_due(step + 1, self.num_steps, steps) for steps in every)
-        ahead = 1 if self.decoder.device.type == "cuda" and not due else 0
-        finished = list(self.finish(ahead))
+        finished = list(self.finish(0 if due else self.ahead))
         if self.heldout_rows and is_due(step + 1, self.num_steps, self.config.eval_steps):
             self.heldout = _measure(self.decoder, self.heldout_rows)
             finished[-1][1].update(_heldout_record(self.heldout))

@@ -1,6 +1,6 @@
 """The loop refuses what would spoil an adapter, and its numbers follow from the seed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from thinktune.tracking import Silence, Tracker, read_metrics
 from thinktune.training.checkpoints import CheckpointFolder
 from thinktune.training.loop import train
 from thinktune.training.optimizer import OptimizerConfig
-from thinktune.training.progress import TrainingData
+from thinktune.training.progress import Progress, TrainingData
 from thinktune.training.schedule import TrainingConfig, plan_steps
 
 LORA = LoRAConfig(rank=2, alpha=4.0)
@@ -43,6 +43,7 @@ def run(
     weights: dict[Segment, float] | None = None,
     rate: float = 0.01,
     max_tokens: int = 64,
+    sample: Callable[[int], None] | None = None,
     **training: Any,
 ) -> tuple[Decoder, list[dict[str, Any]]]:
     """Train a tiny decoder on rows; its adapter and the records."""
@@ -62,6 +63,7 @@ def run(
             checkpoints=CheckpointFolder(folder / "checkpoints", LORA, BaseIdentity("tiny")),
             tracker=tracker,
             watcher=Silence(),
+            sample=sample,
         )
     finally:
         tracker.close()
@@ -187,3 +189,17 @@ def test_the_number_of_steps_follows_from_epochs_unless_it_is_given(
     settings: dict[str, Any], num_examples: int, steps: int
 ) -> None:
     assert plan_steps(TrainingConfig.model_validate(settings), num_examples) == steps
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 3])
+def test_steps_under_way_change_no_record_and_no_look_comes_twice(
+    ahead: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"heldout": ROWS[:2], "max_steps": 7, "eval_steps": 4, "sample_steps": 3}
+    _, at_once = run(tmp_path / "at once", ROWS, **options)
+    monkeypatch.setattr(Progress, "ahead", ahead)  # as on a GPU
+    looks: list[int] = []
+    _, late = run(tmp_path / "late", ROWS, sample=looks.append, **options)
+    assert losses(late) == losses(at_once)
+    assert [r.get("heldout/loss") for r in late] == [r.get("heldout/loss") for r in at_once]
+    assert looks == [3, 6]
