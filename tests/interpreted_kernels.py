@@ -71,6 +71,8 @@ OPS = {
     "swiglu of one number": swiglu_case(1, 1, rank=1, grad_rank=1),
     "swiglu": swiglu_case(33, 131),
     "swiglu with updates": swiglu_case(33, 131, rank=3, grad_rank=5),
+    "swiglu with updates, over many stretches of rows": swiglu_case(2100, 3, rank=2, grad_rank=2),
+    "rope with an update, over many stretches of rows": rope_case(1030, 1, 1, 2, rank=2),
     "swiglu with updates of a large rank": swiglu_case(5, 29, rank=67, grad_rank=65),
     "swiglu with an update of gate alone": swiglu_case(5, 29, rank=3, without=(1,)),
     "swiglu with an update of up alone": swiglu_case(5, 29, rank=3, without=(0,), grad_rank=17),

@@ -154,18 +154,19 @@ def test_the_loss_of_200_steps_follows_a_plain_peft_loop(tmp_path: Path):
         r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM", lora_dropout=0.0
     )
     theirs = peft.get_peft_model(deepcopy(base), config)
+    for name, parameter in theirs.named_parameters():
+        if "lora_B" in name:  # an adapter of which every B is zero is refused
+            torch.nn.init.normal_(parameter, std=1e-3)
     theirs.save_pretrained(tmp_path / "adapter")
     decoder = load_decoder(tmp_path / "base", dtype=torch.bfloat16, device=CUDA)
     read_adapter(decoder, tmp_path / "adapter")
     decoder.train()
-    ours_optimizer = _optimizer(decoder)
+    ours_optimizer = _optimizer(decoder, 5e-3)
     parameters = [p for p in theirs.parameters() if p.requires_grad]
-    their_optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.01, fused=True)
+    their_optimizer = torch.optim.AdamW(parameters, lr=5e-3, weight_decay=0.01, fused=True)
     launched, wanted = [], []
     lengths = (97, 30, 64)
     for step in range(200):
-        for optimizer in (ours_optimizer, their_optimizer):
-            optimizer.param_groups[0]["lr"] = 1e-3
         launched.append(train_step(decoder, ours_optimizer, _rows(step, lengths),
                                    max_grad_norm=1.0))  # fmt: skip
         loss = _peft_step(theirs, _examples(step, lengths))
@@ -183,26 +184,29 @@ def test_the_loss_of_200_steps_follows_a_plain_peft_loop(tmp_path: Path):
     assert (ours - peers).abs().mean() < 0.05
 
 
-@pytest.mark.parametrize("kernel", [Kernel.FLASH, Kernel.SINGLE, Kernel.TRACED])
-def test_every_attention_gives_the_same_hidden_states_and_gradients(kernel, tmp_path: Path):
-    decoder = _decoder("llama", tmp_path)
-    assert decoder.adapter is not None
-    torch.nn.init.normal_(decoder.adapter.weights, std=0.05)
-    lengths = (97, 300, 64)
+@pytest.mark.parametrize("kernel", [None, Kernel.FLASH, Kernel.SINGLE])
+def test_every_attention_is_as_near_float32_as_pytorchs(kernel, tmp_path: Path):
+    folder, lengths = _folder("llama", tmp_path), (97, 300, 64)
     tokens = torch.cat([torch.arange(n, device=CUDA) % 500 for n in lengths])
     positions = torch.cat([torch.arange(n, device=CUDA) for n in lengths])
+    cotangent = torch.randn(len(tokens), 256, device=CUDA)
 
-    def run(attend: Callable) -> tuple[Tensor, Tensor]:
+    def run(attend: PackedAttention, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        decoder = load_decoder(folder, dtype=dtype, device=CUDA)
+        attach(decoder, LoRAConfig(rank=8, alpha=16), seed=3)
+        decoder.train()
         assert decoder.adapter is not None
-        decoder.adapter.gradient.zero_()
+        torch.manual_seed(4)
+        torch.nn.init.normal_(decoder.adapter.weights, std=0.05)
         hidden = decoder(tokens, positions, attend)
-        hidden.float().square().mul(0.01).sum().backward()
-        return hidden.detach(), decoder.adapter.gradient.clone()
+        (hidden.float() * cotangent).sum().backward()
+        return hidden.detach(), decoder.adapter.gradient
 
-    usual = run(PackedAttention(lengths))
-    other = run(PackedAttention(lengths, kernel=kernel))
-    for ours, theirs in zip(usual, other, strict=True):
-        assert relative_error(ours, theirs) < 0.03
+    exact = run(PackedAttention(lengths), torch.float32)
+    plain = run(PackedAttention(lengths, kernel=Kernel.TRACED), torch.bfloat16)
+    ours = run(PackedAttention(lengths, kernel=kernel), torch.bfloat16)
+    for mine, theirs, true in zip(ours, plain, exact, strict=True):
+        assert relative_error(mine, true) < 1.2 * relative_error(theirs, true)
 
 
 def test_what_does_not_fit_the_device_is_planned_smaller(tmp_path: Path):

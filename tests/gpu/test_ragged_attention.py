@@ -14,6 +14,8 @@ from thinktune.ops.attention import packed_attention
 CUDA = torch.device("cuda")
 pytestmark = [
     pytest.mark.gpu,
+    # PyTorch says it where a thread's first work on the device is a matrix product.
+    pytest.mark.filterwarnings("ignore:Attempting to run cuBLAS:UserWarning"),
     pytest.mark.skipif(
         not ragged.is_available(CUDA, torch.bfloat16, 128),
         reason="no Hopper or Blackwell device, or no nvidia-cudnn-frontend 1.18 with cuDNN 9.19",

@@ -13,7 +13,15 @@ triton = pytest.importorskip("triton", reason="triton is not installed")
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from thinktune.kernels import cross_entropy, dropout, norm, rope, swiglu  # noqa: E402
+from thinktune.kernels import (
+    adapter,
+    cross_entropy,
+    dropout,
+    low_rank,
+    norm,
+    rope,
+    swiglu,
+)  # noqa: E402
 
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("the interpreter compiles nothing", allow_module_level=True)
@@ -38,6 +46,13 @@ KERNELS: dict[str, tuple[Any, int, dict[str, Any]]] = {
         | {"F": 14336, "gate_at": 0, "up_at": 16, "BLOCK_T": 32, "BLOCK_F": 64}
         | {"grad_rank": 16, "HAS_GRAD_UPDATE": True},
     ),
+    "swiglu backward, summed": (
+        swiglu._backward_summed,
+        swiglu._SUMMED["num_warps"],
+        UPDATE
+        | {"F": 14336, "gate_at": 0, "up_at": 16, "grad_rank": 16, "ROWS": 2048}
+        | {name: value for name, value in swiglu._SUMMED.items() if name != "num_warps"},
+    ),
     "rope": (
         rope._forward,
         8,
@@ -46,25 +61,40 @@ KERNELS: dict[str, tuple[Any, int, dict[str, Any]]] = {
     "rope backward": (
         rope._backward,
         4,
-        {"HALF": 64, "HAS_NORM": True, "BLOCK_T": 32, "BLOCK_H": 64},
+        UPDATE
+        | {"HALF": 64, "HAS_NORM": True, "HAS_SUMS": True, "ROWS": 256}
+        | {"BLOCK_T": 32, "BLOCK_H": 64},
+    ),
+    "rope backward, no norms": (
+        rope._backward,
+        4,
+        UPDATE
+        | {"HALF": 64, "HAS_NORM": False, "HAS_SUMS": True, "ROWS": 256}
+        | {"BLOCK_T": 32, "BLOCK_H": 64},
+    ),
+    "add up": (low_rank._add_up, 4, {"PARTS_AT_MOST": 16, "BLOCK": 1024}),
+    "scaled copies": (
+        adapter._scaled_copies,
+        4,
+        {"rank": 16, "BLOCK_ROWS": 256, "BLOCK_R": 16},
     ),
     "cross entropy": (
         cross_entropy._rows,
         8,
         {"V": 128256, "HAS_GRAD": True, "BLOCK_V": 4096},
     ),
-    "dropout": (dropout._drop, 4, {"BLOCK": 1024}),
+    "dropout": (dropout._drop, 4, {"BLOCK": 1024, "AROUND": 2**21}),
 }
-WIDE = ("RRMS", "COS", "SIN", "NLL", "WEIGHTS")
-"""Pointers to float32; targets are 64-bit integers, other pointers have the model's type."""
+WIDE = ("RRMS", "COS", "SIN", "NLL", "WEIGHTS", "PARTS", "FIRST", "SECOND", "THIRD", "MASTER")
+"""Pointers to float32; tables and targets are 64-bit integers, others have the model's type."""
 
 
 def _type(name: str) -> str:
     if name in WIDE:
         return "*fp32"
-    if name == "TARGETS":
+    if name in ("TARGETS", "TABLE"):
         return "*i64"
-    if name in ("eps", "share"):
+    if name in ("eps", "share", "scale"):
         return "fp32"
     return "*bf16" if name.isupper() and name != "T" else "i32"
 

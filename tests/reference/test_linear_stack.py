@@ -101,11 +101,14 @@ def _ours(case: Case, dtype: torch.dtype = torch.float64, times: int = 1) -> lis
     for _ in range(times):
         y, S, update = stack.project(x, SEED)
         assert update is None  # it is added already
-        grad_S = stack.backward_lora_b(grad, S)
-        grad_x, low_rank = stack.backward_input(grad, grad_S, SEED)
+        grad_b = stack.grad_b(S)
+        if grad_b is not None:
+            grad_b.add(grad)
+        grad_x, grad_S = stack.backward_input(grad)
+        low_rank = stack.through_a(grad_x, grad_S, SEED)
         if low_rank is not None:
             grad_x.addmm_(*low_rank)
-        stack.backward_lora_a(grad_S, x, SEED)
+        stack.add_grad_a(grad_S, x, SEED)
     assert torch.equal(before[0], x)
     assert torch.equal(before[1], grad)
     adapter.scale_gradient()
@@ -213,7 +216,8 @@ def test_an_adapter_of_scale_zero_is_no_adapter():
     assert torch.equal(y, x @ stack.weight.T)
     assert S is None
     assert update is None
-    assert stack.backward_lora_b(grad, S) is None
+    assert stack.grad_b(S) is None
+    assert stack.backward_input(grad)[1] is None
     assert not adapter.gradient.any()
 
 

@@ -67,13 +67,15 @@ def _add_and_norm(X: tl.tensor, BASE: tl.tensor, WEIGHT: tl.tensor, H: tl.tensor
 
 @jit
 def _backward(GRAD: tl.tensor, X: tl.tensor, WEIGHT: tl.tensor, RRMS: tl.tensor,
-              RESIDUAL: tl.tensor, D: tl.constexpr, BLOCK_D: tl.constexpr):  # fmt: skip
+              RESIDUAL: tl.tensor, grad_row: tl.tensor, D: tl.constexpr,
+              BLOCK_D: tl.constexpr):  # fmt: skip
     """``RESIDUAL += d norm(GRAD)``, and the normalised row once more in place of ``GRAD``."""
     row = tl.program_id(0)
     cols = tl.arange(0, BLOCK_D)
     mask, at = cols < D, row.to(tl.int64) * D + cols
+    grad_at = row.to(tl.int64) * grad_row + cols
     rrms = tl.load(RRMS + row)
-    grad = tl.load(GRAD + at, mask=mask, other=0.0).to(tl.float32)
+    grad = tl.load(GRAD + grad_at, mask=mask, other=0.0).to(tl.float32)
     x = tl.load(X + at, mask=mask, other=0.0).to(tl.float32)
     weight = tl.load(WEIGHT + cols, mask=mask, other=0.0).to(tl.float32)
     residual = tl.load(RESIDUAL + at, mask=mask, other=0.0).to(tl.float32)
@@ -81,7 +83,7 @@ def _backward(GRAD: tl.tensor, X: tl.tensor, WEIGHT: tl.tensor, RRMS: tl.tensor,
     along = tl.sum(scaled * x, axis=0) * rrms * rrms / D
     out = residual + rrms * (scaled - x * along)
     tl.store(RESIDUAL + at, out.to(RESIDUAL.dtype.element_ty), mask=mask)
-    tl.store(GRAD + at, (x * rrms * weight).to(GRAD.dtype.element_ty), mask=mask)
+    tl.store(GRAD + grad_at, (x * rrms * weight).to(GRAD.dtype.element_ty), mask=mask)
 
 
 def _row(width: int) -> dict[str, Any]:
@@ -116,5 +118,5 @@ def add_and_norm(
 
 
 def norm_backward(grad: Tensor, x: Tensor, weight: Tensor, rrms: Tensor, residual: Tensor) -> None:
-    """``residual += d norm(grad)``; ``grad`` becomes the normalised rows."""
-    _backward[(len(x),)](grad, x, weight, rrms, residual, **_row(x.shape[1]))
+    """``residual += d norm(grad)``; ``grad``, whose rows may lie apart, the normalised rows."""
+    _backward[(len(x),)](grad, x, weight, rrms, residual, grad.stride(0), **_row(x.shape[1]))

@@ -7,10 +7,13 @@ query and key; backward undoes both.
 # pyright: reportInvalidTypeForm=false
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate
+
 from torch import Tensor
 
 from thinktune.kernels.language import jit, power_of_two, tl
-from thinktune.kernels.low_rank import Pair, added, rank_block
+from thinktune.kernels.low_rank import Pair, add_up, added, rank_block, room_for_parts
 
 _BLOCK_T = 32
 
@@ -71,18 +74,13 @@ def _forward(QKV: tl.tensor, OUT: tl.tensor, COS: tl.tensor, SIN: tl.tensor,
 
 
 @jit
-def _backward(GRAD: tl.tensor, QKV: tl.tensor, COS: tl.tensor, SIN: tl.tensor,
-              NORM_Q: tl.tensor, NORM_K: tl.tensor, T: tl.tensor,
-              grad_row: tl.tensor, qkv_row: tl.tensor, eps: tl.tensor,
-              num_q: tl.tensor, HALF: tl.constexpr, HAS_NORM: tl.constexpr,
-              BLOCK_T: tl.constexpr, BLOCK_H: tl.constexpr):  # fmt: skip
-    rows = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
-    head = tl.program_id(1)
-    half = tl.arange(0, BLOCK_H)
-    half_mask = half < HALF
-    mask = (rows < T)[:, None] & half_mask[None, :]
+def _turn_back(GRAD: tl.tensor, QKV: tl.tensor, COS: tl.tensor, SIN: tl.tensor,
+               NORM_Q: tl.tensor, NORM_K: tl.tensor, rows: tl.tensor, mask: tl.tensor,
+               half: tl.tensor, half_mask: tl.tensor, head: tl.tensor, grad_row: tl.tensor,
+               qkv_row: tl.tensor, eps: tl.tensor, num_q: tl.tensor, HALF: tl.constexpr,
+               HAS_NORM: tl.constexpr):  # fmt: skip
+    """Both halves of the gradient of one query or key head before it was turned."""
     at = rows.to(tl.int64)[:, None] * grad_row + head * 2 * HALF + half[None, :]
-    kind = GRAD.dtype.element_ty
     turned_first = tl.load(GRAD + at, mask=mask, other=0.0).to(tl.float32)
     turned_second = tl.load(GRAD + at + HALF, mask=mask, other=0.0).to(tl.float32)
     turn = rows.to(tl.int64)[:, None] * HALF + half[None, :]
@@ -104,8 +102,54 @@ def _backward(GRAD: tl.tensor, QKV: tl.tensor, COS: tl.tensor, SIN: tl.tensor,
         along = along[:, None] * rrms * rrms / (2 * HALF)
         first = rrms * (first - x_first * along)
         second = rrms * (second - x_second * along)
-    tl.store(GRAD + at, first.to(kind), mask=mask)
-    tl.store(GRAD + at + HALF, second.to(kind), mask=mask)
+    return first.to(GRAD.dtype.element_ty), second.to(GRAD.dtype.element_ty)
+
+
+@jit
+def _backward(GRAD: tl.tensor, QKV: tl.tensor, COS: tl.tensor, SIN: tl.tensor,
+              NORM_Q: tl.tensor, NORM_K: tl.tensor, RIGHT: tl.tensor, PARTS: tl.tensor,
+              T: tl.tensor, grad_row: tl.tensor, qkv_row: tl.tensor, right_row: tl.tensor,
+              size: tl.tensor, eps: tl.tensor, num_q: tl.tensor, num_k: tl.tensor,
+              q_at: tl.tensor, k_at: tl.tensor, v_at: tl.tensor, q_to: tl.tensor,
+              k_to: tl.tensor, v_to: tl.tensor, rank: tl.constexpr, HALF: tl.constexpr,
+              HAS_NORM: tl.constexpr, HAS_SUMS: tl.constexpr, ROWS: tl.constexpr,
+              BLOCK_T: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_R: tl.constexpr):  # fmt: skip
+    """One head, turned back, and B's gradient of its columns added up where there is one."""
+    head = tl.program_id(0)
+    half, r = tl.arange(0, BLOCK_H), tl.arange(0, BLOCK_R)
+    half_mask = half < HALF
+    turns = head < num_q + num_k
+    column = tl.where(head < num_q, q_at, tl.where(turns, k_at, v_at))
+    first_sum = tl.zeros((BLOCK_R, BLOCK_H), tl.float32)
+    second_sum = tl.zeros((BLOCK_R, BLOCK_H), tl.float32)
+    for start in range(0, ROWS, BLOCK_T):
+        rows = tl.program_id(1) * ROWS + start + tl.arange(0, BLOCK_T)
+        mask = (rows < T)[:, None] & half_mask[None, :]
+        at = rows.to(tl.int64)[:, None] * grad_row + head * 2 * HALF + half[None, :]
+        if turns:
+            first, second = _turn_back(GRAD, QKV, COS, SIN, NORM_Q, NORM_K, rows, mask, half,
+                                       half_mask, head, grad_row, qkv_row, eps, num_q, HALF,
+                                       HAS_NORM)  # fmt: skip
+            tl.store(GRAD + at, first, mask=mask)
+            tl.store(GRAD + at + HALF, second, mask=mask)
+        else:
+            first = tl.load(GRAD + at, mask=mask, other=0.0)
+            second = tl.load(GRAD + at + HALF, mask=mask, other=0.0)
+        if HAS_SUMS:
+            right = tl.load(RIGHT + rows[None, :] * right_row + column + r[:, None],
+                            mask=(rows < T)[None, :] & (r < rank)[:, None] & (column >= 0),
+                            other=0.0)  # fmt: skip
+            first_sum = tl.dot(right, first, first_sum, input_precision="ieee")
+            second_sum = tl.dot(right, second, second_sum, input_precision="ieee")
+    if HAS_SUMS:
+        # Heads of query, key and value, each from its own place on.
+        to = tl.where(head < num_q, q_to + head * 2 * HALF * rank, tl.where(
+            turns, k_to + (head - num_q) * 2 * HALF * rank,
+            v_to + (head - num_q - num_k) * 2 * HALF * rank))  # fmt: skip
+        to_mask = half_mask[:, None] & (r < rank)[None, :] & (column >= 0)
+        place = PARTS + tl.program_id(1) * size.to(tl.int64) + to + half[:, None] * rank + r[None, :]
+        tl.store(place, tl.trans(first_sum), mask=to_mask)
+        tl.store(place + HALF * rank, tl.trans(second_sum), mask=to_mask)
 
 
 def rope(
@@ -145,13 +189,25 @@ def rope_backward(
     tables: tuple[Tensor, Tensor],
     norms: tuple[Tensor, Tensor] | None,
     eps: float,
+    sums: tuple[Tensor, tuple[int | None, ...], Sequence[Tensor | None], int] | None = None,
 ) -> None:
-    """Turn query's and key's gradients back in place, and through their norms."""
+    """Turn query's and key's gradients back in place, and through their norms.
+
+    With ``sums`` (right, columns, totals, rank) the gradients of B are added to the totals.
+    """
     tokens, (num_q, num_k) = len(grad), heads
     norm_q, norm_k = norms or (grad, grad)
-    block_t, block_h = _BLOCK_T, power_of_two(head_dim // 2)
-    _backward[(-(-tokens // block_t), num_q + num_k)](
-        grad, qkv, *tables, norm_q, norm_k, tokens, grad.stride(0), qkv.stride(0), eps, num_q,
-        HALF=head_dim // 2, HAS_NORM=norms is not None, BLOCK_T=block_t, BLOCK_H=block_h,
+    right, columns, totals, rank = sums or (grad, (None, None, None), (None, None, None), 1)
+    rows = max(_BLOCK_T, power_of_two(tokens) // 16) if sums else _BLOCK_T
+    parts = room_for_parts(tokens, rows, totals, grad)
+    places = list(accumulate((0 if x is None else x.numel() for x in totals), initial=0))[:3]
+    at = (-1 if place is None else place for place in columns)
+    _backward[(num_q + num_k + (num_k if sums else 0), -(-tokens // rows))](
+        grad, qkv, *tables, norm_q, norm_k, right, parts, tokens, grad.stride(0), qkv.stride(0),
+        right.stride(0), parts.shape[1], eps, num_q, num_k, *at, *places, rank=rank,
+        HALF=head_dim // 2, HAS_NORM=norms is not None, HAS_SUMS=sums is not None, ROWS=rows,
+        BLOCK_T=_BLOCK_T, BLOCK_H=power_of_two(head_dim // 2), BLOCK_R=rank_block(rank),
         num_warps=4,
     )  # fmt: skip
+    if sums:
+        add_up(parts, totals)

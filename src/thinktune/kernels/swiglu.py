@@ -3,12 +3,19 @@
 # pyright: reportInvalidTypeForm=false
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
 from thinktune.kernels.language import jit, power_of_two, tl
-from thinktune.kernels.low_rank import Pair, added, rank_block
+from thinktune.kernels.low_rank import (
+    Pair,
+    add_up,
+    added,
+    rank_block,
+    room_for_parts,
+)
 
 
 @jit
@@ -51,6 +58,15 @@ def _forward(GATE_UP: tl.tensor, LEFT: tl.tensor, RIGHT: tl.tensor, OUT: tl.tens
 
 
 @jit
+def _gradients(gate: tl.tensor, up: tl.tensor, grad: tl.tensor, kind: tl.constexpr):
+    """The activation, and the gradients of gate and up."""
+    share = tl.sigmoid(gate)
+    silu = gate * share
+    grad_gate = grad * up * share * (1 + gate * (1 - share))
+    return (silu * up).to(kind), grad_gate.to(kind), (grad * silu).to(kind)
+
+
+@jit
 def _backward(GATE_UP: tl.tensor, LEFT: tl.tensor, RIGHT: tl.tensor,
               GRAD: tl.tensor, GRAD_LEFT: tl.tensor, GRAD_RIGHT: tl.tensor,
               T: tl.tensor, left_row: tl.tensor, right_row: tl.tensor,
@@ -70,21 +86,104 @@ def _backward(GATE_UP: tl.tensor, LEFT: tl.tensor, RIGHT: tl.tensor,
     if HAS_GRAD_UPDATE:
         grad = added(grad, GRAD_LEFT, GRAD_RIGHT, rows, row_mask, cols, col_mask,
                          grad_left_row, 1, grad_right_row, grad_rank, BLOCK_R)  # fmt: skip
-    share = tl.sigmoid(gate)
-    silu = gate * share
-    grad_up = grad * silu
-    grad_gate = grad * up * share * (1 + gate * (1 - share))
-    kind = GRAD.dtype.element_ty
-    tl.store(GRAD + at, (silu * up).to(kind), mask=mask)
+    act, grad_gate, grad_up = _gradients(gate, up, grad, GRAD.dtype.element_ty)
+    tl.store(GRAD + at, act, mask=mask)
     wide = rows.to(tl.int64)[:, None] * (2 * F) + cols[None, :]
-    tl.store(GATE_UP + wide, grad_gate.to(kind), mask=mask)
-    tl.store(GATE_UP + wide + F, grad_up.to(kind), mask=mask)
+    tl.store(GATE_UP + wide, grad_gate, mask=mask)
+    tl.store(GATE_UP + wide + F, grad_up, mask=mask)
+
+
+@jit
+def _backward_summed(GATE_UP: tl.tensor, LEFT: tl.tensor, RIGHT: tl.tensor,
+                     GRAD: tl.tensor, GRAD_LEFT: tl.tensor, GRAD_RIGHT: tl.tensor,
+                     PARTS: tl.tensor, T: tl.tensor, left_row: tl.tensor, right_row: tl.tensor,
+                     grad_left_row: tl.tensor, grad_right_row: tl.tensor, size: tl.tensor,
+                     F: tl.constexpr, rank: tl.constexpr, grad_rank: tl.constexpr,
+                     gate_at: tl.constexpr, up_at: tl.constexpr, ROWS: tl.constexpr,
+                     BLOCK_T: tl.constexpr, BLOCK_F: tl.constexpr, BLOCK_R: tl.constexpr,
+                     STAGES: tl.constexpr):  # fmt: skip
+    """`_backward` of some columns and many rows, which also adds up gradients of A and B.
+
+    With ``grad_rank`` the activation is multiplied here and written nowhere.
+    """
+    cols = tl.program_id(0) * BLOCK_F + tl.arange(0, BLOCK_F)
+    r = tl.arange(0, BLOCK_R)
+    col_mask = cols < F
+    if gate_at >= 0:
+        gate_right = tl.load(RIGHT + cols[None, :] * right_row + gate_at + r[:, None],
+                             mask=(r < rank)[:, None] & col_mask[None, :], other=0.0)  # fmt: skip
+        gate_sum = tl.zeros((BLOCK_R, BLOCK_F), tl.float32)
+    if up_at >= 0:
+        up_right = tl.load(RIGHT + (F + cols)[None, :] * right_row + up_at + r[:, None],
+                           mask=(r < rank)[:, None] & col_mask[None, :], other=0.0)  # fmt: skip
+        up_sum = tl.zeros((BLOCK_R, BLOCK_F), tl.float32)
+    if grad_rank > 0:
+        grad_right = tl.load(GRAD_RIGHT + r[:, None] * grad_right_row + cols[None, :],
+                             mask=(r < grad_rank)[:, None] & col_mask[None, :],
+                             other=0.0)  # fmt: skip
+        act_sum = tl.zeros((BLOCK_R, BLOCK_F), tl.float32)
+    for start in tl.range(0, ROWS, BLOCK_T, num_stages=STAGES):
+        rows = tl.program_id(1) * ROWS + start + tl.arange(0, BLOCK_T)
+        row_mask = rows < T
+        mask = row_mask[:, None] & col_mask[None, :]
+        at = rows.to(tl.int64)[:, None] * F + cols[None, :]
+        wide = rows.to(tl.int64)[:, None] * (2 * F) + cols[None, :]
+        gate = tl.load(GATE_UP + wide, mask=mask, other=0.0).to(tl.float32)
+        up = tl.load(GATE_UP + wide + F, mask=mask, other=0.0).to(tl.float32)
+        grad = tl.load(GRAD + at, mask=mask, other=0.0).to(tl.float32)
+        left_at = rows[:, None] * left_row + r[None, :]
+        if gate_at >= 0:
+            gate_left = tl.load(LEFT + left_at + gate_at,
+                                mask=row_mask[:, None] & (r < rank)[None, :],
+                                other=0.0)  # fmt: skip
+            gate = tl.dot(gate_left, gate_right, gate, input_precision="ieee")
+        if up_at >= 0:
+            up_left = tl.load(LEFT + left_at + up_at,
+                              mask=row_mask[:, None] & (r < rank)[None, :], other=0.0)  # fmt: skip
+            up = tl.dot(up_left, up_right, up, input_precision="ieee")
+        if grad_rank > 0:
+            grad_left = tl.load(GRAD_LEFT + rows[:, None] * grad_left_row + r[None, :],
+                                mask=row_mask[:, None] & (r < grad_rank)[None, :],
+                                other=0.0)  # fmt: skip
+            grad = tl.dot(grad_left, grad_right, grad, input_precision="ieee")
+        act, grad_gate, grad_up = _gradients(gate, up, grad, GRAD.dtype.element_ty)
+        tl.store(GATE_UP + wide, grad_gate, mask=mask)
+        tl.store(GATE_UP + wide + F, grad_up, mask=mask)
+        if grad_rank > 0:
+            act_sum = tl.dot(tl.trans(grad_left), act, act_sum, input_precision="ieee")
+        else:
+            tl.store(GRAD + at, act, mask=mask)
+        if gate_at >= 0:
+            gate_sum = tl.dot(tl.trans(gate_left), grad_gate, gate_sum, input_precision="ieee")
+        if up_at >= 0:
+            up_sum = tl.dot(tl.trans(up_left), grad_up, up_sum, input_precision="ieee")
+    to = PARTS + tl.program_id(1) * size.to(tl.int64)
+    if grad_rank > 0:
+        tl.store(to + r[:, None] * F + cols[None, :], act_sum,
+                 mask=(r < grad_rank)[:, None] & col_mask[None, :])  # fmt: skip
+        to += grad_rank * F
+    of_B = cols[:, None] * rank + r[None, :]
+    if gate_at >= 0:
+        tl.store(to + of_B, tl.trans(gate_sum), mask=col_mask[:, None] & (r < rank)[None, :])
+        to += rank * F
+    if up_at >= 0:
+        tl.store(to + of_B, tl.trans(up_sum), mask=col_mask[:, None] & (r < rank)[None, :])
 
 
 def _blocks(width: int, rank: int, columns: int, num_warps: int) -> dict[str, Any]:
     """Tile sizes; those asked for were fastest on an H100 (docs/log.md)."""
     block_r, block_f = rank_block(rank), min(columns, power_of_two(width))
     return {"BLOCK_T": 32, "BLOCK_F": block_f, "BLOCK_R": block_r, "num_warps": num_warps}
+
+
+_SUMMED = {"BLOCK_T": 16, "BLOCK_F": 64, "STAGES": 3, "num_warps": 4}
+_SUMMED_WIDE = {"BLOCK_T": 32, "BLOCK_F": 128, "STAGES": 3, "num_warps": 8}
+"""Of ranks up to 16, and above."""
+
+
+def rows_summed(tokens: int) -> int:
+    """How many rows a program adds up; each such stretch has its own sums."""
+    return min(2048, power_of_two(tokens, 32))
 
 
 def _places(columns: tuple[int | None, ...]) -> dict[str, int]:
@@ -129,3 +228,33 @@ def swiglu_backward(
         **_places(columns if update else (None, None)), HAS_GRAD_UPDATE=grad_update is not None,
         **blocks,
     )  # fmt: skip
+
+
+def swiglu_backward_summed(
+    gate_up: Tensor,
+    update: Pair | None,
+    columns: tuple[int | None, ...],
+    rank: int,
+    grad: Tensor,
+    grad_update: Pair | None,
+    totals: Sequence[Tensor | None],
+) -> None:
+    """`swiglu_backward`, and the gradients of down's A, gate's B and up's B added to ``totals``.
+
+    With a ``grad_update`` down's A has a total, and ``grad`` is left as it is: the activation is
+    not made again. Gate and up have a total where they have a column.
+    """
+    tokens, width = grad.shape
+    left, right = update or (gate_up, gate_up)
+    grad_left, grad_right = grad_update or (grad, grad)
+    grad_rank = grad_left.shape[1] if grad_update else 0
+    block_r, rows = rank_block(max(rank, grad_rank)), rows_summed(tokens)
+    sizes = _SUMMED if block_r <= 16 else _SUMMED_WIDE
+    parts = room_for_parts(tokens, rows, totals, grad)
+    _backward_summed[(-(-width // sizes["BLOCK_F"]), len(parts))](
+        gate_up, left, right, grad, grad_left, grad_right, parts, tokens, left.stride(0),
+        right.stride(0), grad_left.stride(0), grad_right.stride(0), parts.shape[1], F=width,
+        rank=rank, grad_rank=grad_rank, **_places(columns if update else (None, None)),
+        ROWS=rows, BLOCK_R=block_r, **sizes,
+    )  # fmt: skip
+    add_up(parts, totals)

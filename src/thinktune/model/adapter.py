@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from thinktune.kernels import adapter as kernel
+from thinktune.kernels.language import runs_fused
 from thinktune.model.base_weights import BaseLinear, LinearStack
 
 
@@ -25,12 +27,14 @@ class Adapter:
         """All A, then all B, in float32 at least."""
         self.weights.grad = torch.zeros_like(flat)
         self.scale = layers[0].scale
-        self._working = torch.empty_like(flat, dtype=layers[0].weight.dtype)
+        self._working_A = torch.empty_like(flat[: self._num_A], dtype=layers[0].weight.dtype)
         self._version = -1
         self._blocks: list[tuple[Tensor, Tensor]] = []
+        """Where each working copy of B is, and its master."""
         self._place(layers)
         for stack in stacks:
             self._bind(stack)
+        self._table = kernel.table(self._blocks) if runs_fused(self.weights) else None
 
     def _place(self, layers: Sequence[BaseLinear]) -> None:
         self._offsets: dict[int, int] = {}
@@ -62,41 +66,32 @@ class Adapter:
     def _bind(self, stack: LinearStack) -> None:
         adapted = [member for member in stack.members if member.lora_A is not None]
         if not adapted:
-            stack.bind(None, None, None, ())
+            stack.bind(None, None, ())
             return
         rank, width_in = adapted[0].lora_A.shape  # pyright: ignore[reportOptionalMemberAccess]
         first = self._offsets[id(adapted[0].lora_A)]
         shape = (len(adapted) * rank, width_in)
-        seconds = {id(m): m.lora_B for m in adapted if m.lora_B is not None}
-        if len(stack.members) == 1:
-            B = self.part(self._working, *seconds.values())
-        else:
-            B = self._working.new_zeros(sum(stack.widths), len(adapted) * rank)
-        row = column = 0
-        for member, width in zip(stack.members, stack.widths, strict=True):
-            if len(stack.members) > 1 and member.lora_B is not None:
-                block = B[row : row + width, column : column + rank]
-                self._blocks.append((block, self.part(self._working, member.lora_B)))
-                column += rank
-            row += width
-        stack.bind(
-            self._part(self._working, first, shape),
-            B,
+        seconds = [member.lora_B for member in adapted if member.lora_B is not None]
+        places = stack.bind(
+            self._part(self._working_A, first, shape),
             self._part(self.gradient, first, shape),
-            [self.part(self.gradient, second) for second in seconds.values()],
+            [self.part(self.gradient, second) for second in seconds],
         )
+        masters = (self.part(self.weights.detach(), second) for second in seconds)
+        self._blocks += zip(places, masters, strict=True)
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Bring the working copy up to date, if the weights have changed since."""
+        """Bring the working copies up to date, if the weights have changed since."""
         if self._version == self.weights._version:
             return
         self._version = self.weights._version
-        self._working[: self._num_A].copy_(self.weights[: self._num_A])
-        self._working[self._num_A :].copy_(self.weights[self._num_A :] * self.scale)
-        if self._blocks:
-            blocks, values = map(list, zip(*self._blocks, strict=True))
-            torch._foreach_copy_(blocks, values)  # pyright: ignore[reportPrivateImportUsage]
+        self._working_A.copy_(self.weights[: self._num_A])
+        if self._table is not None:
+            kernel.scaled_copies(self._table, self._blocks, self.scale)
+            return
+        for place, master in self._blocks:
+            torch.mul(master, self.scale, out=place)
 
     def scale_gradient(self) -> None:
         """Finish the gradient of a step: the working copy of B carries the scale, B does not."""

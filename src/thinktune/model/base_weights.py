@@ -1,6 +1,6 @@
 """Frozen linear layers of the base model, and the products of those that read the same input."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Float
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from thinktune.kernels.language import runs_fused
-from thinktune.ops.update import Update, add_in_place, dropout
+from thinktune.ops.update import GradA, GradB, Update, add_in_place, dropout
 
 
 class BaseLinear(nn.Module):
@@ -38,7 +38,9 @@ class LinearStack:
     """Linear layers that read the same input: one product for their base, one for their A.
 
     ``y = x W^T + bias``, plus ``(dropout(x) A^T) B^T`` where an adapter is attached. The
-    members' weights are views of one matrix, so that each keeps its name.
+    members' weights are views of one matrix, so that each keeps its name. Where fused kernels
+    run, B of several members stands in spare columns of that matrix: one product of ``[W, B]``
+    then gives the gradients of both ``x`` and ``x A^T``.
     """
 
     def __init__(self, *members: BaseLinear) -> None:
@@ -49,8 +51,10 @@ class LinearStack:
         """(M R, in), of the M adapted members, in the type products are made in."""
         self.B: Tensor | None = None
         """(out, M R), block-diagonal and scaled."""
+        self._with_B: Tensor | None = None
+        """(out, in + spare): base weights and B in one matrix."""
         self.grad_A: Tensor | None = None
-        self.grad_B: tuple[Tensor, ...] = ()
+        self._grad_B: tuple[Tensor | None, ...] = ()
         self.join()
 
     def join(self) -> None:
@@ -58,33 +62,63 @@ class LinearStack:
         parts = [x for m in self.members for x in (m.weight, m.bias) if x is not None]
         if len({part.device for part in parts}) > 1:
             return
-        self.weight = _joined([member.weight for member in self.members])
         biases = [member.bias for member in self.members if member.bias is not None]
         self.bias = _joined(biases) if biases else None
-        first = 0
+        self._share(_joined([member.weight for member in self.members]))
+
+    def _share(self, weight: Tensor) -> None:
+        """Make the members' weights, and biases, views of one tensor."""
+        self.weight, first = weight, 0
         for member, width in zip(self.members, self.widths, strict=True):
             rows = slice(first, first + width)
-            member.weight = nn.Parameter(self.weight[rows], requires_grad=False)
+            member.weight = nn.Parameter(weight[rows], requires_grad=False)
             if self.bias is not None:
                 member.bias = nn.Parameter(self.bias[rows], requires_grad=False)
             first += width
 
     def bind(
-        self,
-        A: Tensor | None,
-        B: Tensor | None,
-        grad_A: Tensor | None,
-        grad_B: Sequence[Tensor],
-    ) -> None:
-        """Take the working copies of the adapter's matrices, and where gradients are added up."""
-        self.A, self.B, self.grad_A, self.grad_B = A, B, grad_A, tuple(grad_B)
+        self, A: Tensor | None, grad_A: Tensor | None, grad_B: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """Take A's working copy, and where gradients are added up.
+
+        Returns:
+            The places for the working copies of B, scaled: a block for each adapted member.
+        """
+        self.A, self.grad_A, self.B = A, grad_A, None
         self._adapted = [m for m in self.members if m.lora_A is not None]
         self._rank = len(A) // len(self._adapted) if A is not None else 0
-        columns: list[int | None] = []
+        places: list[int | None] = []
         for member in self.members:
-            past = sum(column is not None for column in columns)
-            columns.append(None if member.lora_A is None else past * self._rank)
-        self._columns = tuple(columns)
+            past = sum(place is not None for place in places)
+            places.append(None if member.lora_A is None else past)
+        self._columns = tuple(None if place is None else place * self._rank for place in places)
+        self._grad_B = tuple(None if place is None else grad_B[place] for place in places)
+        if A is None:
+            self._with_B = None
+            return []
+        self.B = self._room_for_B(len(A))
+        return [
+            self.B[first : first + width, column : column + self._rank]
+            for first, width, column in self._blocks()
+        ]
+
+    def _blocks(self) -> Iterator[tuple[int, int, int]]:
+        """First row, number of rows and first column of each adapted member's block of B."""
+        first = 0
+        for width, column in zip(self.widths, self._columns, strict=True):
+            if column is not None:
+                yield first, width, column
+            first += width
+
+    def _room_for_B(self, columns: int) -> Tensor:
+        if len(self.members) == 1 or not runs_fused(self.weight):
+            return self.weight.new_zeros(len(self.weight), columns)
+        outputs, inputs = self.weight.shape
+        wide = self.weight.new_zeros(outputs, inputs + spare_columns(columns))
+        wide[:, :inputs].copy_(self.weight)
+        self._share(wide[:, :inputs])
+        self._with_B = wide
+        return wide[:, inputs : inputs + columns]
 
     @property
     def is_adapted(self) -> bool:
@@ -140,50 +174,66 @@ class LinearStack:
 
     def _seen(self, x: Tensor, seed: int) -> Tensor:
         """What the adapter sees of ``x``; the members share one mask."""
-        member = self._adapted[0]
-        if member.dropout and member.training:
-            return dropout(x, member.dropout, seed)
-        return x
+        return dropout(x, self._adapted[0].dropout, seed) if self._drops else x
 
-    def backward_lora_b(self, grad: Tensor, S: Tensor | None) -> Tensor | None:
-        """Gradient of S; B's gradient is added to where it is kept.
+    @property
+    def _drops(self) -> bool:
+        return self._adapted[0].dropout > 0 and self._adapted[0].training
 
-        Args:
-            grad: of the product, (T, out).
-            S: from the forward pass.
-        """
-        if S is None or self.B is None:
+    def grad_b(self, S: Tensor | None) -> GradB | None:
+        """How B's gradients are to be added up; ``S`` is from the forward pass."""
+        if S is None:
             return None
-        first, grads = 0, iter(self.grad_B)
-        for column, width in zip(self._columns, self.widths, strict=True):
-            if column is not None:
-                block = S[:, column : column + self._rank]
-                _add_product(next(grads), grad[:, first : first + width], block)
-            first += width
-        return grad @ self.B
+        return GradB(S, self._grad_B, self._columns, self.widths, self._rank)
 
-    def backward_lora_a(self, grad_S: Tensor | None, x: Tensor, seed: int) -> None:
-        """Add A's gradient to where it is kept."""
+    def grad_a(self, grad_S: Tensor | None) -> GradA | None:
+        """How A's gradient is to be added up, by who passes over what A saw.
+
+        None where nobody can: without an adapter, and with dropout (see `add_grad_a`).
+        """
+        if grad_S is None or self.grad_A is None or self._drops:
+            return None
+        return GradA(grad_S, self.grad_A)
+
+    def add_grad_a(self, grad_S: Tensor | None, x: Tensor, seed: int) -> None:
+        """Add A's gradient to where it is kept; ``x`` and ``seed`` as in the forward pass."""
         if grad_S is not None and self.grad_A is not None:
-            _add_product(self.grad_A, grad_S, self._seen(x, seed))
+            GradA(grad_S, self.grad_A).add(self._seen(x, seed))
 
-    def backward_input(
-        self, grad: Tensor, grad_S: Tensor | None, seed: int
-    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-        """Gradient of the input: the base's part, and the adapter's, still to be added.
+    def grad_low_rank(self, grad: Tensor) -> Tensor | None:
+        """Gradient of ``S``, without that of the input."""
+        return None if self.B is None or not self.is_adapted else grad @ self.B
+
+    def backward_input(self, grad: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Gradients of the input, the adapter's part not yet added, and of ``S``.
 
         Args:
             grad: of the product, (T, out).
-            grad_S: from `backward_lora_b`.
-            seed: of the dropout mask, as in the forward pass.
         """
-        grad_x = grad @ self.weight
+        if self._with_B is None or self.B is None or not self.is_adapted:
+            return grad @ self.weight, self.grad_low_rank(grad)
+        both = grad @ self._with_B
+        inputs, rank = self.weight.shape[1], self.B.shape[1]
+        return both[:, :inputs], both[:, inputs : inputs + rank]
+
+    def through_a(
+        self, grad_x: Tensor, grad_S: Tensor | None, seed: int
+    ) -> tuple[Tensor, Tensor] | None:
+        """The adapter's part of the input's gradient, still to be added: (T, R) @ (R, in).
+
+        With dropout it is added to ``grad_x`` at once; the seed is that of the forward pass.
+        """
         if grad_S is None or self.A is None:
-            return grad_x, None
-        member = self._adapted[0]
-        if member.dropout and member.training:
-            return grad_x.add_(dropout(grad_S @ self.A, member.dropout, seed)), None
-        return grad_x, (grad_S, self.A)
+            return None
+        if not self._drops:
+            return grad_S, self.A
+        grad_x.add_(dropout(grad_S @ self.A, self._adapted[0].dropout, seed))
+        return None
+
+
+def spare_columns(columns: int) -> int:
+    """How many the matrix that holds base weights and B has: products are fast in steps of 64."""
+    return -(-columns // 64) * 64
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
@@ -193,21 +243,11 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
         return first.detach()
     expected = first.data_ptr()
     for part in parts:
-        if part.is_meta or part.data_ptr() != expected or not part.is_contiguous():
+        if part.is_meta or part.data_ptr() != expected or part.stride() != first.stride():
             return torch.cat([part.detach() for part in parts])
-        expected += part.numel() * part.element_size()
+        expected += len(part) * part.stride(0) * part.element_size()
     whole = first.untyped_storage().nbytes() - first.storage_offset() * first.element_size()
-    if whole < expected - first.data_ptr():
+    if first.stride(-1) != 1 or whole < expected - first.data_ptr():
         return torch.cat([part.detach() for part in parts])
     rows = sum(len(part) for part in parts)
     return first.detach().as_strided((rows, *first.shape[1:]), first.stride())
-
-
-def _add_product(total: Tensor, a_TM: Tensor, b_TN: Tensor) -> None:
-    """``total += a^T b`` in ``total``'s type, not rounded to 16 bits where that can be avoided."""
-    if a_TM.dtype == total.dtype:
-        total.addmm_(a_TM.T, b_TN)
-    elif a_TM.is_cuda:
-        torch.ops.aten.addmm.dtype_out(total, a_TM.T, b_TN, total.dtype, out=total)
-    else:
-        total.add_(a_TM.T @ b_TN)

@@ -110,7 +110,7 @@ class Decoder(nn.Module):
             return
         self.adapter = None
         for stack in self.stacks:
-            stack.bind(None, None, None, ())
+            stack.bind(None, None, ())
 
     def _apply(self, fn: Callable, recurse: bool = True) -> "Decoder":
         super()._apply(fn, recurse)

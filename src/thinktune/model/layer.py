@@ -27,6 +27,7 @@ from thinktune.ops.rms_norm import (
 )
 from thinktune.ops.rope import Heads, Rotation, rope_backward, rope_forward
 from thinktune.ops.swiglu import swiglu_backward, swiglu_forward
+from thinktune.ops.update import GradB
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], tuple[Tensor, Any]]
 """(layer, q_TNH, k_TKH, v_TKH) -> out_TNH, and what its backward wants (None: nothing)."""
@@ -134,7 +135,11 @@ class Layer(nn.Module):
             return self._qkv(kept, rotation, seed)
         if self.heads.norms is None:
             return self.heads.split(kept.qkv)
-        return rope_forward(kept.qkv, self.heads, rotation)  # the update is added already
+        # The update is added already. That of zero is added too, because a kernel without one
+        # would take the norms' sums in another order than the forward pass.
+        S = kept.S_qkv
+        zero = None if S is None else self.qkv.pending(kept.qkv, torch.zeros_like(S))
+        return rope_forward(kept.qkv, self.heads, rotation, zero)
 
     def backward(self, grad_TD: Tensor, kept: Kept, call: LayerCall) -> Tensor | None:
         """Gradient of the layer's input; the adapter's gradients are added to where they are kept.
@@ -165,19 +170,22 @@ class Layer(nn.Module):
             del h_TD
         else:
             update = self.gate_up.pending(kept.gate_up, kept.S_gate_up)
-        grad_S = self.down.backward_lora_b(grad_TD, kept.S_down)
-        grad_TF, grad_update = self.down.backward_input(grad_TD, grad_S, seed + 3)
-        grad_gate_up, act_TF = swiglu_backward(grad_TF, grad_update, kept.gate_up, update)
+        _add_grad_b(self.down.grad_b(kept.S_down), grad_TD)
+        grad_TF, grad_S = self.down.backward_input(grad_TD)
+        grad_update = self.down.through_a(grad_TF, grad_S, seed + 3)
+        sums = self.down.grad_a(grad_S), self.gate_up.grad_b(kept.S_gate_up)
+        grad_gate_up, act_TF = swiglu_backward(grad_TF, grad_update, kept.gate_up, update, *sums)
         kept.gate_up = None
-        self.down.backward_lora_a(grad_S, act_TF, seed + 3)
-        del grad_TF, act_TF, grad_S
-        grad_S = self.gate_up.backward_lora_b(grad_gate_up, kept.S_gate_up)
-        grad_h, grad_update = self.gate_up.backward_input(grad_gate_up, grad_S, seed + 2)
+        if act_TF is not None:
+            self.down.add_grad_a(grad_S, act_TF, seed + 3)
+        del grad_TF, act_TF
+        grad_h, grad_S = self.gate_up.backward_input(grad_gate_up)
         del grad_gate_up
+        grad_update = self.gate_up.through_a(grad_h, grad_S, seed + 2)
         grad_TD, h_TD = rms_norm_backward(
             grad_h, grad_update, kept.mid, norm.weight, kept.rrms_mid, grad_TD
         )
-        self.gate_up.backward_lora_a(grad_S, h_TD, seed + 2)
+        self.gate_up.add_grad_a(grad_S, h_TD, seed + 2)
         kept.mid = None
         return grad_TD
 
@@ -185,11 +193,12 @@ class Layer(nn.Module):
         seed, rotation = call.seed, call.rotation
         norm, heads = self.input_layernorm, self.heads
         assert kept.attended is not None
-        grad_S = self.o.backward_lora_b(grad_TD, kept.S_o)
-        grad_out, update = self.o.backward_input(grad_TD, grad_S, seed + 1)
+        _add_grad_b(self.o.grad_b(kept.S_o), grad_TD)
+        grad_out, grad_S = self.o.backward_input(grad_TD)
+        update = self.o.through_a(grad_out, grad_S, seed + 1)
         if update is not None:
             grad_out.addmm_(*update)
-        self.o.backward_lora_a(grad_S, kept.attended, seed + 1)
+        self.o.add_grad_a(grad_S, kept.attended, seed + 1)
         turned = self._turned(kept, rotation, seed)
         assert kept.qkv is not None
         grad_qkv = torch.empty_like(kept.qkv)
@@ -203,20 +212,24 @@ class Layer(nn.Module):
         )
         kept.attended = kept.saved = None
         del grad_out, turned
-        rope_backward(grad_qkv, kept.qkv, heads, rotation)
+        rope_backward(grad_qkv, kept.qkv, heads, rotation, self.qkv.grad_b(kept.S_qkv))
         kept.qkv = None
-        grad_S = self.qkv.backward_lora_b(grad_qkv, kept.S_qkv)
-        if not call.wants_input:
-            assert kept.rrms_x is not None
-            h_TD = rms_norm_again(kept.x, norm.weight, kept.rrms_x)
-            self.qkv.backward_lora_a(grad_S, h_TD, seed)
-            return None
-        grad_h, update = self.qkv.backward_input(grad_qkv, grad_S, seed)
-        del grad_qkv
         assert kept.rrms_x is not None
+        if not call.wants_input:
+            h_TD = rms_norm_again(kept.x, norm.weight, kept.rrms_x)
+            self.qkv.add_grad_a(self.qkv.grad_low_rank(grad_qkv), h_TD, seed)
+            return None
+        grad_h, grad_S = self.qkv.backward_input(grad_qkv)
+        del grad_qkv
+        update = self.qkv.through_a(grad_h, grad_S, seed)
         grad_TD, h_TD = rms_norm_backward(grad_h, update, kept.x, norm.weight, kept.rrms_x, grad_TD)
-        self.qkv.backward_lora_a(grad_S, h_TD, seed)
+        self.qkv.add_grad_a(grad_S, h_TD, seed)
         return grad_TD
+
+
+def _add_grad_b(grad_b: GradB | None, grad: Tensor) -> None:
+    if grad_b is not None:
+        grad_b.add(grad)
 
 
 class LayerFunction(torch.autograd.Function):

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from thinktune.kernels import rope as kernel
 from thinktune.kernels.language import runs_fused
+from thinktune.kernels.low_rank import can_add_up
 from thinktune.ops.rms_norm import rms_norm_backward, rms_norm_forward
-from thinktune.ops.update import Update
+from thinktune.ops.update import GradB, Update
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +151,11 @@ def rope_forward(
 
 
 def rope_backward(
-    grad: Float[Tensor, "T W"], qkv: Float[Tensor, "T W"], heads: Heads, rotation: Rotation
+    grad: Float[Tensor, "T W"],
+    qkv: Float[Tensor, "T W"],
+    heads: Heads,
+    rotation: Rotation,
+    grad_b: GradB | None = None,
 ) -> None:
     """Turn the gradients of query and key back in place, and through their norms.
 
@@ -159,11 +164,23 @@ def rope_backward(
         qkv: what `rope_forward` was given, update added; read only where there are norms.
         heads: how both are divided.
         rotation: as in the forward pass.
+        grad_b: where the gradients of the B of query, key and value are added up.
     """
     if runs_fused(grad):
         sizes = (heads.num_q, heads.num_k), heads.width
-        kernel.rope_backward(grad, qkv, *sizes, rotation, heads.norms, heads.eps)
+        sums = None
+        if grad_b is not None and can_add_up(grad_b.rank):
+            sums = grad_b.right, grad_b.columns, grad_b.totals, grad_b.rank
+        kernel.rope_backward(grad, qkv, *sizes, rotation, heads.norms, heads.eps, sums)
+        if grad_b is not None and sums is None:
+            grad_b.add(grad)
         return
+    _plain_backward(grad, qkv, heads, rotation)
+    if grad_b is not None:
+        grad_b.add(grad)
+
+
+def _plain_backward(grad: Tensor, qkv: Tensor, heads: Heads, rotation: Rotation) -> None:
     for place in (0, 1):
         part = heads.split(grad)[place]
         _turn(part, *rotation, -1, part)
