@@ -137,14 +137,19 @@ def _rope(
 
 
 def _rope_backward(inputs: Inputs, values: Tensors, grads: Tensors, _: Any) -> Tensors:
-    grad = torch.cat([part.flatten(1) for part in grads], 1)
-    heads, update, before = _heads(inputs["sizes"], inputs["norms"]), inputs["update"], grad.clone()
-    rope_backward(grad, inputs["qkv"], heads, inputs["rotation"])
+    heads, update = _heads(inputs["sizes"], inputs["norms"]), inputs["update"]
+    grad = torch.full_like(inputs["qkv"], torch.nan)
+    heads.split(grad)[0].copy_(grads[0])  # the query's stands where it goes
+    apart = [grads[1].transpose(0, 1).contiguous().transpose(0, 1), grads[2]]
+    rope_backward(
+        (heads.split(grad)[0], *apart), inputs["qkv"], heads, inputs["rotation"], grad
+    )
     if update is not None:
         grad_b = _grad_b(update)
         expected = _grad_b(update)
-        rope_backward(before, inputs["qkv"], heads, inputs["rotation"], grad_b)
-        assert torch.equal(before, grad)
+        again = torch.full_like(grad, torch.nan)
+        rope_backward(grads, inputs["qkv"], heads, inputs["rotation"], again, grad_b)
+        assert torch.equal(again, grad)
         expected.add(grad)
         _require_close(grad_b.totals, expected.totals)
     return (grad,)

@@ -73,12 +73,13 @@ def _attend(
     heads = (*qkv[0].shape[1:2], *qkv[1].shape[1:])
     buffer, grads = _heads(heads, len(grad), spare, grad.dtype)
     out, lse = ragged.ragged_attention(*qkv, documents)
-    ragged.ragged_attention_backward(
-        grad, *qkv, out, lse, documents, *grads, deterministic=deterministic
+    found = ragged.ragged_attention_backward(
+        grad, *qkv, out, lse, documents, grads[0], deterministic=deterministic
     )
+    assert found[0] is grads[0], "not where it was to go"
     if spare:
         assert buffer[:, -spare:].isnan().all(), "written past the heads"
-    return out, lse, grads
+    return out, lse, list(found)
 
 
 def _differentiated(
@@ -145,6 +146,17 @@ def test_other_heads_in_half_precision_are_as_near_too(heads: tuple[int, int, in
     lengths = LENGTHS["primes"]
     qkv, grad = _inputs(heads, sum(lengths), dtype=torch.float16)
     _assert_as_near_as_sdpa(_attend(qkv, grad, lengths), qkv, grad, lengths)
+
+
+def test_memory_of_other_strides_is_not_taken_for_the_querys_gradient() -> None:
+    lengths = LENGTHS["primes"]  # cuDNN would look for the second document in the wrong place
+    qkv, grad = _inputs((16, 8, 128), sum(lengths))
+    documents = ragged.ragged_documents(lengths, CUDA)
+    out, lse = ragged.ragged_attention(*qkv, documents)
+    elsewhere = torch.empty_like(out)
+    found = ragged.ragged_attention_backward(grad, *qkv, out, lse, documents, elsewhere)
+    assert found[0] is not elsewhere
+    _assert_as_near_as_sdpa((out, lse, list(found)), qkv, grad, lengths)
 
 
 def test_the_log_sum_exp_is_that_of_the_scores() -> None:
@@ -220,13 +232,13 @@ def test_nothing_waits_for_the_device() -> None:
     lengths = LENGTHS["small"]
     qkv, grad = _inputs(HEADS["qwen 1.5B"], sum(lengths))
     first = _attend(qkv, grad, lengths)
-    buffer, grads = _heads(HEADS["qwen 1.5B"], len(grad), 0, grad.dtype)
+    _, grads = _heads(HEADS["qwen 1.5B"], len(grad), 0, grad.dtype)
     with _no_waiting():
         documents = ragged.ragged_documents(lengths, CUDA)
         out, lse = ragged.ragged_attention(*qkv, documents)
-        ragged.ragged_attention_backward(grad, *qkv, out, lse, documents, *grads)
+        found = ragged.ragged_attention_backward(grad, *qkv, out, lse, documents, grads[0])
     assert out.equal(first[0])
-    assert buffer.isfinite().all()
+    assert all(x.isfinite().all() for x in found)
 
 
 def test_another_stream_has_its_own_workspace() -> None:

@@ -28,7 +28,7 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 
 ROW = {"D": 4096, "BLOCK_D": 4096}
 UPDATE = {"rank": 16, "BLOCK_R": 16}
-KERNELS: dict[str, tuple[Any, int, dict[str, Any]]] = {
+KERNELS: dict[str, tuple[Any, int | None, dict[str, Any]]] = {
     "norm": (norm._norm, 8, ROW | {"HAS_RRMS": False}),
     "norm again": (norm._norm, 8, ROW | {"HAS_RRMS": True}),
     "add and norm": (norm._add_and_norm, 8, ROW),
@@ -46,13 +46,15 @@ KERNELS: dict[str, tuple[Any, int, dict[str, Any]]] = {
         | {"F": 14336, "gate_at": 0, "up_at": 16, "BLOCK_T": 32, "BLOCK_F": 64}
         | {"grad_rank": 16, "HAS_GRAD_UPDATE": True},
     ),
-    "swiglu backward, summed": (
-        swiglu._backward_summed,
-        swiglu._SUMMED["num_warps"],
-        UPDATE
-        | {"F": 14336, "gate_at": 0, "up_at": 16, "grad_rank": 16, "ROWS": 2048}
-        | {name: value for name, value in swiglu._SUMMED.items() if name != "num_warps"},
-    ),
+    **{
+        f"swiglu backward, summed, rank {rank}": (
+            swiglu._backward_summed,
+            None,
+            {"F": 14336, "rank": rank, "gate_at": 0, "up_at": rank}
+            | {"grad_rank": rank, "ROWS": 4096},
+        )
+        for rank in (16, 64)
+    },
     "rope": (
         rope._forward,
         8,
@@ -103,6 +105,9 @@ def _type(name: str) -> str:
 @pytest.mark.parametrize("name", KERNELS)
 def test_a_kernel_compiles_and_spills_nothing(name: str, capability: int, tmp_path: Path):
     kernel, num_warps, constants = KERNELS[name]
+    if num_warps is None:
+        constants = constants | swiglu.sizes_summed(capability // 10, constants["rank"])
+        num_warps = constants.pop("num_warps")
     names = kernel.arg_names
     signature = {n: "constexpr" if n in constants else _type(n) for n in names}
     aligned = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(names) if n not in constants}

@@ -17,7 +17,8 @@ from thinktune.kernels.language import jit, power_of_two, tl
 
 Pair = tuple[Tensor, Tensor]
 """Left (T, R) and right, (N, R) or (R, N)."""
-_MOST_RANK = 64
+MOST_RANK = 64
+"""Sums of a larger rank would not stay in registers."""
 
 
 @jit
@@ -61,8 +62,8 @@ def _add_up(PARTS: tl.tensor, FIRST: tl.tensor, SECOND: tl.tensor, THIRD: tl.ten
 
 
 def can_add_up(rank: int) -> bool:
-    """Whether sums of that rank stay in registers."""
-    return rank <= _MOST_RANK
+    """Whether kernels add up gradients of that rank."""
+    return rank <= MOST_RANK
 
 
 def room_for_parts(
@@ -87,4 +88,4 @@ def add_up(parts: Tensor, totals: Sequence[Tensor | None]) -> None:
 
 def rank_block(rank: int) -> int:
     """How much of the rank is multiplied at a time."""
-    return min(_MOST_RANK, power_of_two(rank))
+    return min(MOST_RANK, power_of_two(rank))

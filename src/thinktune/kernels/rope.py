@@ -74,15 +74,13 @@ def _forward(QKV: tl.tensor, OUT: tl.tensor, COS: tl.tensor, SIN: tl.tensor,
 
 
 @jit
-def _turn_back(GRAD: tl.tensor, QKV: tl.tensor, COS: tl.tensor, SIN: tl.tensor,
-               NORM_Q: tl.tensor, NORM_K: tl.tensor, rows: tl.tensor, mask: tl.tensor,
-               half: tl.tensor, half_mask: tl.tensor, head: tl.tensor, grad_row: tl.tensor,
-               qkv_row: tl.tensor, eps: tl.tensor, num_q: tl.tensor, HALF: tl.constexpr,
-               HAS_NORM: tl.constexpr):  # fmt: skip
+def _turn_back(turned_first: tl.tensor, turned_second: tl.tensor, QKV: tl.tensor,
+               COS: tl.tensor, SIN: tl.tensor, NORM_Q: tl.tensor, NORM_K: tl.tensor,
+               rows: tl.tensor, mask: tl.tensor, half: tl.tensor, half_mask: tl.tensor,
+               head: tl.tensor, qkv_row: tl.tensor, eps: tl.tensor, num_q: tl.tensor,
+               HALF: tl.constexpr, HAS_NORM: tl.constexpr):  # fmt: skip
     """Both halves of the gradient of one query or key head before it was turned."""
-    at = rows.to(tl.int64)[:, None] * grad_row + head * 2 * HALF + half[None, :]
-    turned_first = tl.load(GRAD + at, mask=mask, other=0.0).to(tl.float32)
-    turned_second = tl.load(GRAD + at + HALF, mask=mask, other=0.0).to(tl.float32)
+    turned_first, turned_second = turned_first.to(tl.float32), turned_second.to(tl.float32)
     turn = rows.to(tl.int64)[:, None] * HALF + half[None, :]
     cos = tl.load(COS + turn, mask=mask, other=0.0).to(tl.float32)
     sin = tl.load(SIN + turn, mask=mask, other=0.0).to(tl.float32)
@@ -102,13 +100,15 @@ def _turn_back(GRAD: tl.tensor, QKV: tl.tensor, COS: tl.tensor, SIN: tl.tensor,
         along = along[:, None] * rrms * rrms / (2 * HALF)
         first = rrms * (first - x_first * along)
         second = rrms * (second - x_second * along)
-    return first.to(GRAD.dtype.element_ty), second.to(GRAD.dtype.element_ty)
+    return first.to(QKV.dtype.element_ty), second.to(QKV.dtype.element_ty)
 
 
 @jit
-def _backward(GRAD: tl.tensor, QKV: tl.tensor, COS: tl.tensor, SIN: tl.tensor,
-              NORM_Q: tl.tensor, NORM_K: tl.tensor, RIGHT: tl.tensor, PARTS: tl.tensor,
-              T: tl.tensor, grad_row: tl.tensor, qkv_row: tl.tensor, right_row: tl.tensor,
+def _backward(GRAD_Q: tl.tensor, GRAD_K: tl.tensor, GRAD_V: tl.tensor, OUT: tl.tensor,
+              QKV: tl.tensor, COS: tl.tensor, SIN: tl.tensor, NORM_Q: tl.tensor,
+              NORM_K: tl.tensor, RIGHT: tl.tensor, PARTS: tl.tensor, T: tl.tensor,
+              q_row: tl.tensor, q_head: tl.tensor, k_row: tl.tensor, k_head: tl.tensor,
+              v_row: tl.tensor, v_head: tl.tensor, qkv_row: tl.tensor, right_row: tl.tensor,
               size: tl.tensor, eps: tl.tensor, num_q: tl.tensor, num_k: tl.tensor,
               q_at: tl.tensor, k_at: tl.tensor, v_at: tl.tensor, q_to: tl.tensor,
               k_to: tl.tensor, v_to: tl.tensor, rank: tl.constexpr, HALF: tl.constexpr,
@@ -120,21 +120,26 @@ def _backward(GRAD: tl.tensor, QKV: tl.tensor, COS: tl.tensor, SIN: tl.tensor,
     half_mask = half < HALF
     turns = head < num_q + num_k
     column = tl.where(head < num_q, q_at, tl.where(turns, k_at, v_at))
+    GRAD, grad_row = GRAD_Q + head * q_head, q_row
+    if head >= num_q:
+        GRAD, grad_row = GRAD_K + (head - num_q) * k_head, k_row
+    if not turns:
+        GRAD, grad_row = GRAD_V + (head - num_q - num_k) * v_head, v_row
     first_sum = tl.zeros((BLOCK_R, BLOCK_H), tl.float32)
     second_sum = tl.zeros((BLOCK_R, BLOCK_H), tl.float32)
     for start in range(0, ROWS, BLOCK_T):
         rows = tl.program_id(1) * ROWS + start + tl.arange(0, BLOCK_T)
         mask = (rows < T)[:, None] & half_mask[None, :]
-        at = rows.to(tl.int64)[:, None] * grad_row + head * 2 * HALF + half[None, :]
+        at = rows.to(tl.int64)[:, None] * grad_row + half[None, :]
+        first = tl.load(GRAD + at, mask=mask, other=0.0)
+        second = tl.load(GRAD + at + HALF, mask=mask, other=0.0)
         if turns:
-            first, second = _turn_back(GRAD, QKV, COS, SIN, NORM_Q, NORM_K, rows, mask, half,
-                                       half_mask, head, grad_row, qkv_row, eps, num_q, HALF,
+            first, second = _turn_back(first, second, QKV, COS, SIN, NORM_Q, NORM_K, rows, mask,
+                                       half, half_mask, head, qkv_row, eps, num_q, HALF,
                                        HAS_NORM)  # fmt: skip
-            tl.store(GRAD + at, first, mask=mask)
-            tl.store(GRAD + at + HALF, second, mask=mask)
-        else:
-            first = tl.load(GRAD + at, mask=mask, other=0.0)
-            second = tl.load(GRAD + at + HALF, mask=mask, other=0.0)
+        to = rows.to(tl.int64)[:, None] * qkv_row + head * 2 * HALF + half[None, :]
+        tl.store(OUT + to, first, mask=mask)
+        tl.store(OUT + to + HALF, second, mask=mask)
         if HAS_SUMS:
             right = tl.load(RIGHT + rows[None, :] * right_row + column + r[:, None],
                             mask=(rows < T)[None, :] & (r < rank)[:, None] & (column >= 0),
@@ -182,28 +187,31 @@ def rope(
 
 
 def rope_backward(
-    grad: Tensor,
+    grads: Sequence[Tensor],
     qkv: Tensor,
     heads: tuple[int, int],
     head_dim: int,
     tables: tuple[Tensor, Tensor],
     norms: tuple[Tensor, Tensor] | None,
     eps: float,
-    sums: tuple[Tensor, tuple[int | None, ...], Sequence[Tensor | None], int] | None = None,
+    sums: tuple[Tensor, tuple[int | None, ...], Sequence[Tensor | None], int] | None,
+    out: Tensor,
 ) -> None:
-    """Turn query's and key's gradients back in place, and through their norms.
+    """Turn query's and key's gradients back, and through their norms; all three go to ``out``.
 
-    With ``sums`` (right, columns, totals, rank) the gradients of B are added to the totals.
+    ``grads`` are (T, heads, width) each, in any layout but that widths are dense; query's may be
+    where it goes. With ``sums`` (right, columns, totals, rank) those of B are added to the totals.
     """
-    tokens, (num_q, num_k) = len(grad), heads
-    norm_q, norm_k = norms or (grad, grad)
-    right, columns, totals, rank = sums or (grad, (None, None, None), (None, None, None), 1)
+    tokens, (num_q, num_k) = len(out), heads
+    norm_q, norm_k = norms or (out, out)
+    right, columns, totals, rank = sums or (out, (None, None, None), (None, None, None), 1)
     rows = max(_BLOCK_T, power_of_two(tokens) // 16) if sums else _BLOCK_T
-    parts = room_for_parts(tokens, rows, totals, grad)
+    parts = room_for_parts(tokens, rows, totals, out)
     places = list(accumulate((0 if x is None else x.numel() for x in totals), initial=0))[:3]
     at = (-1 if place is None else place for place in columns)
-    _backward[(num_q + num_k + (num_k if sums else 0), -(-tokens // rows))](
-        grad, qkv, *tables, norm_q, norm_k, right, parts, tokens, grad.stride(0), qkv.stride(0),
+    strides = (stride for x in grads for stride in x.stride()[:2])
+    _backward[(num_q + 2 * num_k, -(-tokens // rows))](
+        *grads, out, qkv, *tables, norm_q, norm_k, right, parts, tokens, *strides, out.stride(0),
         right.stride(0), parts.shape[1], eps, num_q, num_k, *at, *places, rank=rank,
         HALF=head_dim // 2, HAS_NORM=norms is not None, HAS_SUMS=sums is not None, ROWS=rows,
         BLOCK_T=_BLOCK_T, BLOCK_H=power_of_two(head_dim // 2), BLOCK_R=rank_block(rank),

@@ -203,16 +203,18 @@ class Layer(nn.Module):
         assert kept.qkv is not None
         grad_qkv = torch.empty_like(kept.qkv)
         by_head = (-1, heads.width)
-        call.attend.backward(
+        grads = call.attend.backward(
             grad_out.unflatten(1, by_head),
             turned,
             kept.attended.unflatten(1, by_head),
             kept.saved,
-            heads.split(grad_qkv),
+            heads.split(grad_qkv)[0],
         )
         kept.attended = kept.saved = None
         del grad_out, turned
-        rope_backward(grad_qkv, kept.qkv, heads, rotation, self.qkv.grad_b(kept.S_qkv))
+        grad_b = self.qkv.grad_b(kept.S_qkv)
+        rope_backward(grads, kept.qkv, heads, rotation, grad_qkv, grad_b)
+        del grads
         kept.qkv = None
         assert kept.rrms_x is not None
         if not call.wants_input:

@@ -98,33 +98,28 @@ class PackedAttention:
         qkv: tuple[Tensor, Tensor, Tensor],
         out: Float[Tensor, "T N H"],
         saved: Any,
-        grads: tuple[Tensor, Tensor, Tensor],
-    ) -> None:
-        """Write the gradients of query, key and value into ``grads``.
+        grad_q: Float[Tensor, "T N H"],
+    ) -> Sequence[Tensor]:
+        """Give the gradients of query, key and value.
 
         Args:
             grad: gradient of what was attended to.
             qkv: query, key and value of the forward pass.
             out: what the forward pass gave first.
             saved: what it gave second.
-            grads: memory to write into.
+            grad_q: memory that the query's gradient may be written into.
         """
         kernel = self.kernel(grad)
         if kernel is Kernel.RAGGED:
-            ragged.ragged_attention_backward(
-                grad, *qkv, out, saved, self._ragged(grad.device), *grads
-            )
-            return
+            documents = self._ragged(grad.device)
+            return ragged.ragged_attention_backward(grad, *qkv, out, saved, documents, grad_q)
         if kernel is Kernel.SINGLE:
-            parts = _single_backward(grad, qkv, out, saved, self.lengths)
-        elif kernel is Kernel.FLASH:
+            return _single_backward(grad, qkv, out, saved, self.lengths)
+        if kernel is Kernel.FLASH:
             ends, longest = self._flash_places(grad.device)
-            parts = _flash_backward(grad, qkv, out, saved, ends, longest)
-        else:
-            graph, leaves = saved
-            parts = torch.autograd.grad(graph, leaves, grad)
-        for to, part in zip(grads, parts, strict=True):
-            to.copy_(part)
+            return _flash_backward(grad, qkv, out, saved, ends, longest)
+        graph, leaves = saved
+        return torch.autograd.grad(graph, leaves, grad)
 
     def _ragged(self, device: torch.device) -> ragged.RaggedDocuments:
         if self._places is None:

@@ -26,9 +26,6 @@ _LEAST_WHEEL, _LEAST_CUDNN = (1, 18), 91900
 _CAPABILITIES = (9, 10)
 """Elsewhere cuDNN does not heed the bound on tokens: its workspace is tens of GiB."""
 _LEAST_DOCUMENTS, _LEAST_TOKENS, _TILE = 32, 1024, 128
-_FAR = 1.75
-"""Accumulators of cuDNN take the strides of the gradients: in a fused buffer those of key and
-value, as wide as the queries', would be six times as large. Such gradients are copied there."""
 _TENSORS = "q", "k", "v", "out", "lse"
 _BACKWARD_TENSORS = "q", "k", "v", "out", "grad", "lse", "grad_q", "grad_k", "grad_v"
 """In the order in which cuDNN takes and gives them."""
@@ -120,38 +117,37 @@ def ragged_attention_backward(
     out_TNH: Float[Tensor, "T N H"],
     lse_TN: Float[Tensor, "T N"],
     documents: RaggedDocuments,
-    grad_q: Float[Tensor, "T N H"],
-    grad_k: Float[Tensor, "T K H"],
-    grad_v: Float[Tensor, "T K H"],
+    grad_q: Float[Tensor, "T N H"] | None = None,
     *,
     deterministic: bool = False,
-) -> None:
-    """Write the gradients of query, key and value into ``grad_q``, ``grad_k`` and ``grad_v``.
+) -> tuple[Float[Tensor, "T N H"], Float[Tensor, "T K H"], Float[Tensor, "T K H"]]:
+    """Gradients of query, key and value.
 
-    The last bits of ``grad_q`` vary from call to call where a document is longer than a tile,
+    The last bits of the query's vary from call to call where a document is longer than a tile,
     unless ``deterministic``: then the workspace grows with the square of the longest document
     (16 GiB at 16,384 tokens and 32 heads), and any other number of documents, or longest length
     in tiles, has its own plan. The other arguments are those and the results of the forward pass.
+
+    ``grad_q`` is memory for the query's gradient, taken if its strides are the query's: cuDNN 9.19
+    looks for both by the same offsets, and of other strides it makes wrong gradients.
     """
-    grads = (grad_q, grad_k, grad_v)
-    far = [x.stride(0) > _FAR * x.shape[1] * x.shape[2] for x in grads]
-    near = [x.new_empty(x.shape) if apart else x for x, apart in zip(grads, far, strict=True)]
+    if grad_q is None or grad_q.stride() != q_TNH.stride():
+        room = q_TNH.new_empty(len(q_TNH), q_TNH.stride(0))
+        grad_q = room[:, : q_TNH[0].numel()].unflatten(1, q_TNH.shape[1:])
+    grads = grad_q, k_TKH.new_empty(k_TKH.shape), v_TKH.new_empty(v_TKH.shape)
     given = (q_TNH, k_TKH, v_TKH, out_TNH, grad_TNH, lse_TN)
-    _run((*given, *near), documents, deterministic=deterministic)
-    for to, x in zip(grads, near, strict=True):
-        if x is not to:
-            to.copy_(x)
+    _run((*given, *grads), documents, deterministic=deterministic)
+    return grads
 
 
 def workspace_bytes(num_q: int, num_k: int, width: int, num_tokens: int, stride: int) -> int:
     """What the backward pass takes beside its tensors; one such buffer serves all layers.
 
-    ``stride`` is from token to token in the gradient of the queries.
+    ``stride`` is from token to token in the query, and so in its gradient.
     """
-    queries = num_q * width
     # In float32: the queries' gradient, each query head's share of the keys' and values', a sum.
-    per_token = (queries if stride > _FAR * queries else stride) + num_q
-    per_token += 2 * queries if num_q > num_k else 0
+    per_token = stride + num_q
+    per_token += 2 * num_q * width if num_q > num_k else 0
     return 4 * power_of_two(num_tokens, _LEAST_TOKENS) * per_token + 2**20
 
 

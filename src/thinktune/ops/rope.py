@@ -1,6 +1,7 @@
 """Rotary position embedding: the tables, and the turning of query and key in their buffer."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -151,33 +152,39 @@ def rope_forward(
 
 
 def rope_backward(
-    grad: Float[Tensor, "T W"],
+    grads: Sequence[Float[Tensor, "T _ H"]],
     qkv: Float[Tensor, "T W"],
     heads: Heads,
     rotation: Rotation,
+    out: Float[Tensor, "T W"],
     grad_b: GradB | None = None,
 ) -> None:
-    """Turn the gradients of query and key back in place, and through their norms.
+    """Turn the gradients of query and key back, and through their norms.
 
     Args:
-        grad: gradients of turned query, turned key and value, side by side.
+        grads: gradients of turned query, turned key and value; may be parts of ``out``.
         qkv: what `rope_forward` was given, update added; read only where there are norms.
-        heads: how both are divided.
+        heads: how it is divided.
         rotation: as in the forward pass.
+        out: where the gradient of ``qkv`` goes.
         grad_b: where the gradients of the B of query, key and value are added up.
     """
-    if runs_fused(grad):
+    if runs_fused(out):
         sizes = (heads.num_q, heads.num_k), heads.width
         sums = None
         if grad_b is not None and can_add_up(grad_b.rank):
             sums = grad_b.right, grad_b.columns, grad_b.totals, grad_b.rank
-        kernel.rope_backward(grad, qkv, *sizes, rotation, heads.norms, heads.eps, sums)
+        dense = [x if x.stride(-1) == 1 else x.contiguous() for x in grads]
+        kernel.rope_backward(dense, qkv, *sizes, rotation, heads.norms, heads.eps, sums, out)
         if grad_b is not None and sums is None:
-            grad_b.add(grad)
+            grad_b.add(out)
         return
-    _plain_backward(grad, qkv, heads, rotation)
+    for to, grad in zip(heads.split(out), grads, strict=True):
+        if to.data_ptr() != grad.data_ptr():
+            to.copy_(grad)
+    _plain_backward(out, qkv, heads, rotation)
     if grad_b is not None:
-        grad_b.add(grad)
+        grad_b.add(out)
 
 
 def _plain_backward(grad: Tensor, qkv: Tensor, heads: Heads, rotation: Rotation) -> None:

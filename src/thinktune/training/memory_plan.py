@@ -11,6 +11,7 @@ import torch
 
 from thinktune.errors import ConfigError
 from thinktune.model.host_store import NUM_SLOTS
+from thinktune.model.base_weights import spare_columns
 from thinktune.model.kept import Keep
 from thinktune.model.lora import LoRAConfig
 from thinktune.model.shape import DecoderShape
@@ -108,14 +109,17 @@ def _adapted(work: Workload) -> dict[str, tuple[int, int]]:
 def adapter_bytes(work: Workload) -> int:
     """Master, gradient and two running means in float32, and working copies."""
     adapted, rank = _adapted(work), work.lora.rank
-    numbers = rank * sum(a + b for a, b in adapted.values())
-    blocks = 0  # B of layers that read the same input stands block-diagonal, once more
-    for stack in (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")):
+    numbers_A = rank * sum(a for a, _ in adapted.values())
+    numbers_B = rank * sum(b for _, b in adapted.values())
+    copies_B = 0  # of layers that read the same input it stands in spare columns of their weights
+    for stack in (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",)):
         members = [name for name in stack if name in adapted]
         outputs = sum(widths(work.shape)[name][1] for name in stack)
-        blocks += outputs * rank * len(members)
+        columns = rank * len(members)
+        copies_B += outputs * (spare_columns(columns) if len(stack) > 1 else columns)
     size = work.dtype.itemsize
-    return work.shape.num_hidden_layers * (numbers * (16 + size) + blocks * size)
+    each = 16 * (numbers_A + numbers_B) + size * (numbers_A + copies_B)
+    return work.shape.num_hidden_layers * each
 
 
 def kept_bytes_per_token(work: Workload, keep: Keep) -> int:
@@ -153,16 +157,19 @@ def working_bytes(work: Workload, least: Keep) -> int:
     if least is not Keep.ALL:
         whole = kept_bytes_per_token(work, Keep.ALL)
         again = whole - kept_bytes_per_token(work, least) + size * D
-    # The stream's gradient, the activation's, and the norm's.
-    mlp = again + size * (D + inner + D)
-    attention = again + size * (D + q + 2 * (q + 2 * kv))
+    # The stream's gradient, the activation's, and the norm's; what stretches of rows come to.
+    mlp = (again + size * (D + inner + D)) * T + 12 * work.lora.rank * inner * -(-T // 4096)
+    # Query, key and value as they were turned and their gradients; key's and value's come apart.
+    turned = 2 * (q + 2 * kv) + 2 * kv + (q + kv if shape.qk_norm else 0)
+    attention = (again + size * (D + q + turned)) * T
     chunk = min(T, chunk_of(shape.vocab_size, work.dtype, torch.device("cuda")))
     head = 4 * size * D * T + size * shape.vocab_size * chunk
     workspace = 0
     if work.ragged:
         heads = shape.num_attention_heads, shape.num_key_value_heads, shape.head_dim
-        workspace = ragged_attention.workspace_bytes(*heads, T, q + 2 * kv)
-    return max(mlp * T, attention * T, head) + workspace
+        stride = q + kv if shape.qk_norm else q + 2 * kv
+        workspace = ragged_attention.workspace_bytes(*heads, T, stride)
+    return max(mlp, attention, head) + workspace
 
 
 def plan_memory(
