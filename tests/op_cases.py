@@ -141,9 +141,7 @@ def _rope_backward(inputs: Inputs, values: Tensors, grads: Tensors, _: Any) -> T
     grad = torch.full_like(inputs["qkv"], torch.nan)
     heads.split(grad)[0].copy_(grads[0])  # the query's stands where it goes
     apart = [grads[1].transpose(0, 1).contiguous().transpose(0, 1), grads[2]]
-    rope_backward(
-        (heads.split(grad)[0], *apart), inputs["qkv"], heads, inputs["rotation"], grad
-    )
+    rope_backward((heads.split(grad)[0], *apart), inputs["qkv"], heads, inputs["rotation"], grad)
     if update is not None:
         grad_b = _grad_b(update)
         expected = _grad_b(update)

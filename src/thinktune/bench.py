@@ -257,6 +257,11 @@ def _profiled() -> Iterator[None]:
         for event in profiler.key_averages()
     }
     print(f"{'device' if on_device else 'CPU'} busy for {sum(spent.values()) / 1e3:.1f} ms")
+    kernels = [e for e in profiler.events() if e.device_type == torch.autograd.DeviceType.CUDA]
+    if kernels:
+        first = min(event.time_range.start for event in kernels)
+        last = max(event.time_range.end for event in kernels)
+        print(f"{(last - first) / 1e3:.1f} ms from the first of {len(kernels)} to the last")
     for event, microseconds in sorted(spent.items(), key=lambda pair: -pair[1])[:40]:
         if microseconds:
             print(f"{microseconds / 1e3:8.2f} ms {event.count:6d} x  {event.key[:110]}")

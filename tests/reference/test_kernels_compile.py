@@ -13,7 +13,7 @@ triton = pytest.importorskip("triton", reason="triton is not installed")
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from thinktune.kernels import (
+from thinktune.kernels import (  # noqa: E402
     adapter,
     cross_entropy,
     dropout,
@@ -21,7 +21,7 @@ from thinktune.kernels import (
     norm,
     rope,
     swiglu,
-)  # noqa: E402
+)
 
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("the interpreter compiles nothing", allow_module_level=True)
@@ -36,8 +36,10 @@ KERNELS: dict[str, tuple[Any, int | None, dict[str, Any]]] = {
     "add": (norm._add, 4, UPDATE | {"D": 4096, "BLOCK_T": 32, "BLOCK_D": 256}),
     "swiglu": (
         swiglu._forward,
-        4,
-        UPDATE | {"F": 14336, "gate_at": 0, "up_at": 16, "BLOCK_T": 32, "BLOCK_F": 128},
+        8,
+        UPDATE
+        | {"F": 14336, "gate_at": 0, "up_at": 16, "ROWS": 512, "STAGES": 3}
+        | {"BLOCK_T": 32, "BLOCK_F": 128},
     ),
     "swiglu backward": (
         swiglu._backward,
@@ -57,8 +59,10 @@ KERNELS: dict[str, tuple[Any, int | None, dict[str, Any]]] = {
     },
     "rope": (
         rope._forward,
-        8,
-        UPDATE | {"HALF": 64, "HAS_UPDATE": True, "HAS_NORM": True, "BLOCK_T": 32, "BLOCK_H": 64},
+        4,
+        UPDATE
+        | {"HALF": 64, "HAS_UPDATE": True, "HAS_NORM": True, "ROWS": 256}
+        | {"BLOCK_T": 32, "BLOCK_H": 64},
     ),
     "rope backward": (
         rope._backward,

@@ -15,7 +15,8 @@ _BLOCK_ROWS = 256
 
 @jit
 def _scaled_copies(TABLE: tl.tensor, PLACE: tl.tensor, MASTER: tl.tensor, scale: tl.tensor,
-                   rank: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_R: tl.constexpr):  # fmt: skip
+                   rank: tl.constexpr, BLOCK_ROWS: tl.constexpr,
+                   BLOCK_R: tl.constexpr):  # fmt: skip
     """``PLACE`` and ``MASTER`` tell types; where each block lies is in the table."""
     entry = TABLE + tl.program_id(0) * 4
     place = tl.load(entry).to(PLACE.dtype)

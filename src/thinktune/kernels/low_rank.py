@@ -44,6 +44,24 @@ def added(tile: tl.tensor, LEFT: tl.tensor, RIGHT: tl.tensor, rows: tl.tensor,
 
 
 @jit
+def right_tile(RIGHT: tl.tensor, cols: tl.tensor, col_mask: tl.tensor, right_col: tl.tensor,
+               right_rank: tl.tensor, rank: tl.constexpr, BLOCK_R: tl.constexpr):  # fmt: skip
+    """(R, columns) of the right side, for a program that passes over many rows."""
+    r = tl.arange(0, BLOCK_R)
+    at = r[:, None] * right_rank + cols[None, :] * right_col
+    return tl.load(RIGHT + at, mask=(r < rank)[:, None] & col_mask[None, :], other=0.0)
+
+
+@jit
+def left_tile(LEFT: tl.tensor, rows: tl.tensor, row_mask: tl.tensor, left_row: tl.tensor,
+              rank: tl.constexpr, BLOCK_R: tl.constexpr):  # fmt: skip
+    """(rows, R) of the left side."""
+    r = tl.arange(0, BLOCK_R)
+    at = rows[:, None] * left_row + r[None, :]
+    return tl.load(LEFT + at, mask=row_mask[:, None] & (r < rank)[None, :], other=0.0)
+
+
+@jit
 def _add_up(PARTS: tl.tensor, FIRST: tl.tensor, SECOND: tl.tensor, THIRD: tl.tensor,
             num_parts: tl.tensor, size: tl.tensor, size_1: tl.tensor, size_2: tl.tensor,
             size_3: tl.tensor, PARTS_AT_MOST: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
@@ -66,9 +84,7 @@ def can_add_up(rank: int) -> bool:
     return rank <= MOST_RANK
 
 
-def room_for_parts(
-    tokens: int, rows: int, totals: Sequence[Tensor | None], like: Tensor
-) -> Tensor:
+def room_for_parts(tokens: int, rows: int, totals: Sequence[Tensor | None], like: Tensor) -> Tensor:
     """Where each stretch of ``rows`` rows writes its sums, those of ``totals`` in order."""
     size = sum(total.numel() for total in totals if total is not None)
     return torch.empty(-(-tokens // rows), size, dtype=torch.float32, device=like.device)

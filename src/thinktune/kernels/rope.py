@@ -13,7 +13,15 @@ from itertools import accumulate
 from torch import Tensor
 
 from thinktune.kernels.language import jit, power_of_two, tl
-from thinktune.kernels.low_rank import Pair, add_up, added, rank_block, room_for_parts
+from thinktune.kernels.low_rank import (
+    Pair,
+    add_up,
+    added,
+    left_tile,
+    rank_block,
+    right_tile,
+    room_for_parts,
+)
 
 _BLOCK_T = 32
 
@@ -34,43 +42,57 @@ def _forward(QKV: tl.tensor, OUT: tl.tensor, COS: tl.tensor, SIN: tl.tensor,
              eps: tl.tensor, q_at: tl.tensor, k_at: tl.tensor, v_at: tl.tensor,
              num_q: tl.tensor, num_k: tl.tensor, rank: tl.constexpr,
              HALF: tl.constexpr, HAS_UPDATE: tl.constexpr, HAS_NORM: tl.constexpr,
-             BLOCK_T: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_R: tl.constexpr):  # fmt: skip
-    rows = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
-    head = tl.program_id(1)
+             ROWS: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_H: tl.constexpr,
+             BLOCK_R: tl.constexpr):  # fmt: skip
+    """One head of many rows; B's are read once where the rank is one block."""
+    head = tl.program_id(0)
     half = tl.arange(0, BLOCK_H)
-    row_mask, half_mask = rows < T, half < HALF
-    mask = row_mask[:, None] & half_mask[None, :]
-    at = rows.to(tl.int64)[:, None] * qkv_row + head * 2 * HALF + half[None, :]
+    half_mask = half < HALF
     kind = QKV.dtype.element_ty
-    first = tl.load(QKV + at, mask=mask, other=0.0).to(tl.float32)
-    second = tl.load(QKV + at + HALF, mask=mask, other=0.0).to(tl.float32)
     if HAS_UPDATE:
         column = tl.where(head < num_q, q_at, tl.where(head < num_q + num_k, k_at, v_at))
-        if column >= 0:
-            below = RIGHT + (head * 2 * HALF) * right_row + column
-            first = added(first, LEFT + column, below, rows, row_mask, half, half_mask,
+        below = RIGHT + (head * 2 * HALF) * right_row + column
+        if rank <= BLOCK_R:
+            held = half_mask & (column >= 0)
+            first_right = right_tile(below, half, held, right_row, 1, rank, BLOCK_R)
+            second_right = right_tile(below, HALF + half, held, right_row, 1, rank, BLOCK_R)
+    for start in range(0, ROWS, BLOCK_T):
+        rows = tl.program_id(1) * ROWS + start + tl.arange(0, BLOCK_T)
+        row_mask = rows < T
+        mask = row_mask[:, None] & half_mask[None, :]
+        at = rows.to(tl.int64)[:, None] * qkv_row + head * 2 * HALF + half[None, :]
+        first = tl.load(QKV + at, mask=mask, other=0.0).to(tl.float32)
+        second = tl.load(QKV + at + HALF, mask=mask, other=0.0).to(tl.float32)
+        if HAS_UPDATE:
+            wanted = row_mask & (column >= 0)
+            if rank <= BLOCK_R:
+                left = left_tile(LEFT + column, rows, wanted, left_row, rank, BLOCK_R)
+                first = tl.dot(left, first_right, first, input_precision="ieee")
+                second = tl.dot(left, second_right, second, input_precision="ieee")
+            else:
+                first = added(first, LEFT + column, below, rows, wanted, half, half_mask,
                               left_row, right_row, 1, rank, BLOCK_R)  # fmt: skip
-            second = added(second, LEFT + column, below + HALF * right_row, rows, row_mask,
+                second = added(second, LEFT + column, below + HALF * right_row, rows, wanted,
                                half, half_mask, left_row, right_row, 1, rank,
                                BLOCK_R)  # fmt: skip
             first, second = first.to(kind).to(tl.float32), second.to(kind).to(tl.float32)
             to_stay = mask & ((head >= num_q + num_k) | HAS_NORM)
             tl.store(QKV + at, first.to(kind), mask=to_stay)
             tl.store(QKV + at + HALF, second.to(kind), mask=to_stay)
-    if head < num_q + num_k:
-        if HAS_NORM:
-            squares = tl.sum(first * first, axis=1) + tl.sum(second * second, axis=1)
-            rrms = tl.rsqrt(squares / (2 * HALF) + eps)
-            first_weight = _norm_weight(NORM_Q, NORM_K, half, half_mask, head < num_q)
-            second_weight = _norm_weight(NORM_Q, NORM_K, HALF + half, half_mask, head < num_q)
-            first = (first * rrms[:, None] * first_weight[None, :]).to(kind).to(tl.float32)
-            second = (second * rrms[:, None] * second_weight[None, :]).to(kind).to(tl.float32)
-        turn = rows.to(tl.int64)[:, None] * HALF + half[None, :]
-        cos = tl.load(COS + turn, mask=mask, other=0.0).to(tl.float32)
-        sin = tl.load(SIN + turn, mask=mask, other=0.0).to(tl.float32)
-        to = rows.to(tl.int64)[:, None] * out_row + head * 2 * HALF + half[None, :]
-        tl.store(OUT + to, (first * cos - second * sin).to(kind), mask=mask)
-        tl.store(OUT + to + HALF, (second * cos + first * sin).to(kind), mask=mask)
+        if head < num_q + num_k:
+            if HAS_NORM:
+                squares = tl.sum(first * first, axis=1) + tl.sum(second * second, axis=1)
+                rrms = tl.rsqrt(squares / (2 * HALF) + eps)
+                first_weight = _norm_weight(NORM_Q, NORM_K, half, half_mask, head < num_q)
+                second_weight = _norm_weight(NORM_Q, NORM_K, HALF + half, half_mask, head < num_q)
+                first = (first * rrms[:, None] * first_weight[None, :]).to(kind).to(tl.float32)
+                second = (second * rrms[:, None] * second_weight[None, :]).to(kind).to(tl.float32)
+            turn = rows.to(tl.int64)[:, None] * HALF + half[None, :]
+            cos = tl.load(COS + turn, mask=mask, other=0.0).to(tl.float32)
+            sin = tl.load(SIN + turn, mask=mask, other=0.0).to(tl.float32)
+            to = rows.to(tl.int64)[:, None] * out_row + head * 2 * HALF + half[None, :]
+            tl.store(OUT + to, (first * cos - second * sin).to(kind), mask=mask)
+            tl.store(OUT + to + HALF, (second * cos + first * sin).to(kind), mask=mask)
 
 
 @jit
@@ -152,7 +174,9 @@ def _backward(GRAD_Q: tl.tensor, GRAD_K: tl.tensor, GRAD_V: tl.tensor, OUT: tl.t
             turns, k_to + (head - num_q) * 2 * HALF * rank,
             v_to + (head - num_q - num_k) * 2 * HALF * rank))  # fmt: skip
         to_mask = half_mask[:, None] & (r < rank)[None, :] & (column >= 0)
-        place = PARTS + tl.program_id(1) * size.to(tl.int64) + to + half[:, None] * rank + r[None, :]
+        place = (
+            PARTS + tl.program_id(1) * size.to(tl.int64) + to + half[:, None] * rank + r[None, :]
+        )
         tl.store(place, tl.trans(first_sum), mask=to_mask)
         tl.store(place + HALF * rank, tl.trans(second_sum), mask=to_mask)
 
@@ -176,13 +200,13 @@ def rope(
     tokens, (num_q, num_k) = len(qkv), heads
     left, right = update or (qkv, qkv)
     norm_q, norm_k = norms or (qkv, qkv)
-    block_t, block_h = _BLOCK_T, power_of_two(head_dim // 2)
+    rows, block_h = max(_BLOCK_T, power_of_two(tokens) // 16), power_of_two(head_dim // 2)
     q_at, k_at, v_at = (-1 if place is None else place for place in columns)
-    _forward[(-(-tokens // block_t), num_q + 2 * num_k)](
+    _forward[(num_q + 2 * num_k, -(-tokens // rows))](
         qkv, out, *tables, left, right, norm_q, norm_k, tokens, qkv.stride(0), out.stride(0),
         left.stride(0), right.stride(0), eps, q_at, k_at, v_at, num_q, num_k, rank=rank,
         HALF=head_dim // 2, HAS_UPDATE=update is not None, HAS_NORM=norms is not None,
-        BLOCK_T=block_t, BLOCK_H=block_h, BLOCK_R=rank_block(rank), num_warps=8,
+        ROWS=rows, BLOCK_T=_BLOCK_T, BLOCK_H=block_h, BLOCK_R=rank_block(rank), num_warps=4,
     )  # fmt: skip
 
 

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from thinktune.kernels.language import jit, power_of_two, tl
 from thinktune.kernels.low_rank import (
-    MOST_RANK,
     Pair,
     add_up,
     added,
+    left_tile,
     rank_block,
+    right_tile,
     room_for_parts,
 )
 
@@ -46,17 +47,36 @@ def _gate_and_up(GATE_UP: tl.tensor, LEFT: tl.tensor, RIGHT: tl.tensor,
 def _forward(GATE_UP: tl.tensor, LEFT: tl.tensor, RIGHT: tl.tensor, OUT: tl.tensor,
              T: tl.tensor, left_row: tl.tensor, right_row: tl.tensor,
              F: tl.constexpr, rank: tl.constexpr, gate_at: tl.constexpr,
-             up_at: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_F: tl.constexpr,
-             BLOCK_R: tl.constexpr):  # fmt: skip
-    rows = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
-    cols = tl.program_id(1) * BLOCK_F + tl.arange(0, BLOCK_F)
-    row_mask, col_mask = rows < T, cols < F
-    gate, up = _gate_and_up(GATE_UP, LEFT, RIGHT, rows, row_mask, cols, col_mask, F, left_row,
-                            right_row, rank, gate_at, up_at, BLOCK_T, BLOCK_F,
-                            BLOCK_R)  # fmt: skip
-    out = gate * tl.sigmoid(gate) * up
-    at = rows.to(tl.int64)[:, None] * F + cols[None, :]
-    tl.store(OUT + at, out.to(OUT.dtype.element_ty), mask=row_mask[:, None] & col_mask[None, :])
+             up_at: tl.constexpr, ROWS: tl.constexpr, BLOCK_T: tl.constexpr,
+             BLOCK_F: tl.constexpr, BLOCK_R: tl.constexpr, STAGES: tl.constexpr):  # fmt: skip
+    """Some columns of many rows; B's are read once where the rank is one block."""
+    cols = tl.program_id(0) * BLOCK_F + tl.arange(0, BLOCK_F)
+    col_mask = cols < F
+    if rank <= BLOCK_R and gate_at >= 0:
+        gate_right = right_tile(RIGHT + gate_at, cols, col_mask, right_row, 1, rank, BLOCK_R)
+    if rank <= BLOCK_R and up_at >= 0:
+        up_right = right_tile(RIGHT + up_at, F + cols, col_mask, right_row, 1, rank, BLOCK_R)
+    for start in tl.range(0, ROWS, BLOCK_T, num_stages=STAGES):
+        rows = tl.program_id(1) * ROWS + start + tl.arange(0, BLOCK_T)
+        row_mask = rows < T
+        if rank > BLOCK_R:
+            gate, up = _gate_and_up(GATE_UP, LEFT, RIGHT, rows, row_mask, cols, col_mask, F,
+                                    left_row, right_row, rank, gate_at, up_at, BLOCK_T, BLOCK_F,
+                                    BLOCK_R)  # fmt: skip
+        else:
+            gate, up = _gate_and_up(GATE_UP, LEFT, RIGHT, rows, row_mask, cols, col_mask, F,
+                                    left_row, right_row, rank, -1, -1, BLOCK_T, BLOCK_F,
+                                    BLOCK_R)  # fmt: skip
+            if gate_at >= 0:
+                left = left_tile(LEFT + gate_at, rows, row_mask, left_row, rank, BLOCK_R)
+                gate = tl.dot(left, gate_right, gate, input_precision="ieee")
+            if up_at >= 0:
+                left = left_tile(LEFT + up_at, rows, row_mask, left_row, rank, BLOCK_R)
+                up = tl.dot(left, up_right, up, input_precision="ieee")
+        out = gate * tl.sigmoid(gate) * up
+        at = rows.to(tl.int64)[:, None] * F + cols[None, :]
+        mask = row_mask[:, None] & col_mask[None, :]
+        tl.store(OUT + at, out.to(OUT.dtype.element_ty), mask=mask)
 
 
 @jit
@@ -112,17 +132,13 @@ def _backward_summed(GATE_UP: tl.tensor, LEFT: tl.tensor, RIGHT: tl.tensor,
     r = tl.arange(0, BLOCK_R)
     col_mask = cols < F
     if gate_at >= 0:
-        gate_right = tl.load(RIGHT + cols[None, :] * right_row + gate_at + r[:, None],
-                             mask=(r < rank)[:, None] & col_mask[None, :], other=0.0)  # fmt: skip
+        gate_right = right_tile(RIGHT + gate_at, cols, col_mask, right_row, 1, rank, BLOCK_R)
         gate_sum = tl.zeros((BLOCK_R, BLOCK_F), tl.float32)
     if up_at >= 0:
-        up_right = tl.load(RIGHT + (F + cols)[None, :] * right_row + up_at + r[:, None],
-                           mask=(r < rank)[:, None] & col_mask[None, :], other=0.0)  # fmt: skip
+        up_right = right_tile(RIGHT + up_at, F + cols, col_mask, right_row, 1, rank, BLOCK_R)
         up_sum = tl.zeros((BLOCK_R, BLOCK_F), tl.float32)
     if grad_rank > 0:
-        grad_right = tl.load(GRAD_RIGHT + r[:, None] * grad_right_row + cols[None, :],
-                             mask=(r < grad_rank)[:, None] & col_mask[None, :],
-                             other=0.0)  # fmt: skip
+        grad_right = right_tile(GRAD_RIGHT, cols, col_mask, 1, grad_right_row, grad_rank, BLOCK_R)
         act_sum = tl.zeros((BLOCK_R, BLOCK_F), tl.float32)
     for start in tl.range(0, ROWS, BLOCK_T, num_stages=STAGES):
         rows = tl.program_id(1) * ROWS + start + tl.arange(0, BLOCK_T)
@@ -133,20 +149,14 @@ def _backward_summed(GATE_UP: tl.tensor, LEFT: tl.tensor, RIGHT: tl.tensor,
         gate = tl.load(GATE_UP + wide, mask=mask, other=0.0).to(tl.float32)
         up = tl.load(GATE_UP + wide + F, mask=mask, other=0.0).to(tl.float32)
         grad = tl.load(GRAD + at, mask=mask, other=0.0).to(tl.float32)
-        left_at = rows[:, None] * left_row + r[None, :]
         if gate_at >= 0:
-            gate_left = tl.load(LEFT + left_at + gate_at,
-                                mask=row_mask[:, None] & (r < rank)[None, :],
-                                other=0.0)  # fmt: skip
+            gate_left = left_tile(LEFT + gate_at, rows, row_mask, left_row, rank, BLOCK_R)
             gate = tl.dot(gate_left, gate_right, gate, input_precision="ieee")
         if up_at >= 0:
-            up_left = tl.load(LEFT + left_at + up_at,
-                              mask=row_mask[:, None] & (r < rank)[None, :], other=0.0)  # fmt: skip
+            up_left = left_tile(LEFT + up_at, rows, row_mask, left_row, rank, BLOCK_R)
             up = tl.dot(up_left, up_right, up, input_precision="ieee")
         if grad_rank > 0:
-            grad_left = tl.load(GRAD_LEFT + rows[:, None] * grad_left_row + r[None, :],
-                                mask=row_mask[:, None] & (r < grad_rank)[None, :],
-                                other=0.0)  # fmt: skip
+            grad_left = left_tile(GRAD_LEFT, rows, row_mask, grad_left_row, grad_rank, BLOCK_R)
             grad = tl.dot(grad_left, grad_right, grad, input_precision="ieee")
         act, grad_gate, grad_up = _gradients(gate, up, grad, GRAD.dtype.element_ty)
         tl.store(GATE_UP + wide, grad_gate, mask=mask)
@@ -172,20 +182,12 @@ def _backward_summed(GATE_UP: tl.tensor, LEFT: tl.tensor, RIGHT: tl.tensor,
         tl.store(to + of_B, tl.trans(up_sum), mask=col_mask[:, None] & (r < rank)[None, :])
 
 
-def _blocks(width: int, rank: int, columns: int, num_warps: int) -> dict[str, Any]:
-    """Tile sizes; those asked for were fastest on an H100 (docs/log.md)."""
-    block_r, block_f = rank_block(rank), min(columns, power_of_two(width))
-    return {"BLOCK_T": 32, "BLOCK_F": block_f, "BLOCK_R": block_r, "num_warps": num_warps}
-
-
 def sizes_summed(capability: int, rank: int) -> dict[str, Any]:
-    """Tile sizes of `swiglu_backward_summed`.
-
-    On Hopper a block of 64 is faster than one of 16 even for rank 16: sums of at least that many
-    rows are made by its larger unit. Elsewhere they would not stay in registers.
-    """
+    """Tile sizes of `swiglu_backward_summed`; those of Hopper were fastest there."""
+    if capability == 9 and rank <= 16:
+        return {"BLOCK_T": 16, "BLOCK_F": 64, "BLOCK_R": 16, "STAGES": 3, "num_warps": 4}
     if capability == 9:
-        return {"BLOCK_T": 32, "BLOCK_F": 64, "BLOCK_R": MOST_RANK, "STAGES": 3, "num_warps": 4}
+        return {"BLOCK_T": 32, "BLOCK_F": 64, "BLOCK_R": 64, "STAGES": 3, "num_warps": 4}
     columns = 64 if rank <= 16 else 32
     sizes = {"BLOCK_T": 32, "BLOCK_F": columns, "BLOCK_R": rank_block(rank)}
     return sizes | {"STAGES": 2, "num_warps": 8}
@@ -193,7 +195,7 @@ def sizes_summed(capability: int, rank: int) -> dict[str, Any]:
 
 def rows_summed(tokens: int) -> int:
     """How many rows a program adds up; each such stretch has its own sums."""
-    return min(4096, power_of_two(tokens, 32))
+    return min(2048, power_of_two(tokens, 32))
 
 
 def _places(columns: tuple[int | None, ...]) -> dict[str, int]:
@@ -207,11 +209,11 @@ def swiglu(
     """``out = silu(gate) * up``; both stand side by side in ``gate_up``."""
     tokens, width = out.shape
     left, right = update or (gate_up, gate_up)
-    blocks = _blocks(width, rank, 128, 4)
-    grid = (-(-tokens // blocks["BLOCK_T"]), -(-width // blocks["BLOCK_F"]))
-    _forward[grid](
+    block_f, rows = min(128, power_of_two(width)), min(512, power_of_two(tokens, 32))
+    _forward[(-(-width // block_f), -(-tokens // rows))](
         gate_up, left, right, out, tokens, left.stride(0), right.stride(0), F=width, rank=rank,
-        **_places(columns if update else (None, None)), **blocks,
+        **_places(columns if update else (None, None)), ROWS=rows, BLOCK_T=32, BLOCK_F=block_f,
+        BLOCK_R=rank_block(rank), STAGES=3, num_warps=8,
     )  # fmt: skip
 
 
@@ -228,15 +230,14 @@ def swiglu_backward(
     left, right = update or (gate_up, gate_up)
     grad_left, grad_right = grad_update or (grad, grad)
     grad_rank = grad_left.shape[1] if grad_update else 0
-    rank_held = max(rank, grad_rank)
-    blocks = _blocks(width, rank_held, 64 if rank_held <= 16 else 128, 8)
-    grid = (-(-tokens // blocks["BLOCK_T"]), -(-width // blocks["BLOCK_F"]))
-    _backward[grid](
+    block_r = rank_block(max(rank, grad_rank))
+    block_f = min(64 if block_r <= 16 else 128, power_of_two(width))
+    _backward[(-(-tokens // 32), -(-width // block_f))](
         gate_up, left, right, grad, grad_left, grad_right, tokens, left.stride(0),
         right.stride(0), grad_left.stride(0), grad_right.stride(0), F=width, rank=rank,
         grad_rank=grad_rank,
         **_places(columns if update else (None, None)), HAS_GRAD_UPDATE=grad_update is not None,
-        **blocks,
+        BLOCK_T=32, BLOCK_F=block_f, BLOCK_R=block_r, num_warps=8,
     )  # fmt: skip
 
 

@@ -96,7 +96,7 @@ class LinearStack:
         if A is None:
             self._with_B = None
             return []
-        self.B = self._room_for_B(len(A))
+        self.B = self._room_for_b(len(A))
         return [
             self.B[first : first + width, column : column + self._rank]
             for first, width, column in self._blocks()
@@ -110,7 +110,7 @@ class LinearStack:
                 yield first, width, column
             first += width
 
-    def _room_for_B(self, columns: int) -> Tensor:
+    def _room_for_b(self, columns: int) -> Tensor:
         if len(self.members) == 1 or not runs_fused(self.weight):
             return self.weight.new_zeros(len(self.weight), columns)
         outputs, inputs = self.weight.shape

@@ -10,8 +10,8 @@ from itertools import pairwise
 import torch
 
 from thinktune.errors import ConfigError
-from thinktune.model.host_store import NUM_SLOTS
 from thinktune.model.base_weights import spare_columns
+from thinktune.model.host_store import NUM_SLOTS
 from thinktune.model.kept import Keep
 from thinktune.model.lora import LoRAConfig
 from thinktune.model.shape import DecoderShape
@@ -21,6 +21,14 @@ from thinktune.ops.linear_cross_entropy import chunk_of
 _GIB = 2**30
 _LADDER = (Keep.INPUT, Keep.ATTENTION, Keep.NO_MLP, Keep.ALL)
 """From the least memory to the least time; a byte buys about the same time on every rung."""
+
+
+_STACKS = (
+    ("q_proj", "k_proj", "v_proj"),
+    ("o_proj",),
+    ("gate_proj", "up_proj"),
+    ("down_proj",),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +120,12 @@ def adapter_bytes(work: Workload) -> int:
     numbers_A = rank * sum(a for a, _ in adapted.values())
     numbers_B = rank * sum(b for _, b in adapted.values())
     copies_B = 0  # of layers that read the same input it stands in spare columns of their weights
-    for stack in (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",)):
+    for stack in (
+        ("q_proj", "k_proj", "v_proj"),
+        ("o_proj",),
+        ("gate_proj", "up_proj"),
+        ("down_proj",),
+    ):
         members = [name for name in stack if name in adapted]
         outputs = sum(widths(work.shape)[name][1] for name in stack)
         columns = rank * len(members)
