@@ -257,7 +257,7 @@ def _profiled() -> Iterator[None]:
         for event in profiler.key_averages()
     }
     print(f"{'device' if on_device else 'CPU'} busy for {sum(spent.values()) / 1e3:.1f} ms")
-    kernels = [e for e in profiler.events() if e.device_type == torch.autograd.DeviceType.CUDA]
+    kernels = [e for e in profiler.events() or () if e.device_type.name == "CUDA"]
     if kernels:
         first = min(event.time_range.start for event in kernels)
         last = max(event.time_range.end for event in kernels)

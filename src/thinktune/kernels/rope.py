@@ -4,7 +4,8 @@ Forward adds the low-rank updates first and, where the model has them, the per-h
 query and key; backward undoes both.
 """
 
-# pyright: reportInvalidTypeForm=false
+# What is bound in one constant branch is read in another of the same condition.
+# pyright: reportInvalidTypeForm=false, reportPossiblyUnboundVariable=false
 from __future__ import annotations
 
 from collections.abc import Sequence

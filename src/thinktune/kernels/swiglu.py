@@ -1,6 +1,7 @@
 """The gated activation, forward and backward, with the low-rank updates of gate and up."""
 
-# pyright: reportInvalidTypeForm=false
+# What is bound in one constant branch is read in another of the same condition.
+# pyright: reportInvalidTypeForm=false, reportPossiblyUnboundVariable=false
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -116,6 +117,12 @@ def _backward(GATE_UP: tl.tensor, LEFT: tl.tensor, RIGHT: tl.tensor,
 
 
 @jit
+def _store_sum(TO: tl.tensor, total: tl.tensor, r: tl.tensor, r_step: tl.constexpr,
+               cols: tl.tensor, col_step: tl.constexpr, mask: tl.tensor):  # fmt: skip
+    tl.store(TO + r[:, None] * r_step + cols[None, :] * col_step, total, mask=mask)
+
+
+@jit
 def _backward_summed(GATE_UP: tl.tensor, LEFT: tl.tensor, RIGHT: tl.tensor,
                      GRAD: tl.tensor, GRAD_LEFT: tl.tensor, GRAD_RIGHT: tl.tensor,
                      PARTS: tl.tensor, T: tl.tensor, left_row: tl.tensor, right_row: tl.tensor,
@@ -124,13 +131,9 @@ def _backward_summed(GATE_UP: tl.tensor, LEFT: tl.tensor, RIGHT: tl.tensor,
                      gate_at: tl.constexpr, up_at: tl.constexpr, ROWS: tl.constexpr,
                      BLOCK_T: tl.constexpr, BLOCK_F: tl.constexpr, BLOCK_R: tl.constexpr,
                      STAGES: tl.constexpr):  # fmt: skip
-    """`_backward` of some columns and many rows, which also adds up gradients of A and B.
-
-    With ``grad_rank`` the activation is multiplied here and written nowhere.
-    """
+    """`_backward` of some columns and many rows; A's and B's gradients are added up beside it."""
     cols = tl.program_id(0) * BLOCK_F + tl.arange(0, BLOCK_F)
-    r = tl.arange(0, BLOCK_R)
-    col_mask = cols < F
+    r, col_mask = tl.arange(0, BLOCK_R), cols < F
     if gate_at >= 0:
         gate_right = right_tile(RIGHT + gate_at, cols, col_mask, right_row, 1, rank, BLOCK_R)
         gate_sum = tl.zeros((BLOCK_R, BLOCK_F), tl.float32)
@@ -163,7 +166,7 @@ def _backward_summed(GATE_UP: tl.tensor, LEFT: tl.tensor, RIGHT: tl.tensor,
         tl.store(GATE_UP + wide + F, grad_up, mask=mask)
         if grad_rank > 0:
             act_sum = tl.dot(tl.trans(grad_left), act, act_sum, input_precision="ieee")
-        else:
+        if grad_rank == 0:
             tl.store(GRAD + at, act, mask=mask)
         if gate_at >= 0:
             gate_sum = tl.dot(tl.trans(gate_left), grad_gate, gate_sum, input_precision="ieee")
@@ -171,15 +174,13 @@ def _backward_summed(GATE_UP: tl.tensor, LEFT: tl.tensor, RIGHT: tl.tensor,
             up_sum = tl.dot(tl.trans(up_left), grad_up, up_sum, input_precision="ieee")
     to = PARTS + tl.program_id(1) * size.to(tl.int64)
     if grad_rank > 0:
-        tl.store(to + r[:, None] * F + cols[None, :], act_sum,
-                 mask=(r < grad_rank)[:, None] & col_mask[None, :])  # fmt: skip
+        _store_sum(to, act_sum, r, F, cols, 1, (r < grad_rank)[:, None] & col_mask[None, :])
         to += grad_rank * F
-    of_B = cols[:, None] * rank + r[None, :]
     if gate_at >= 0:
-        tl.store(to + of_B, tl.trans(gate_sum), mask=col_mask[:, None] & (r < rank)[None, :])
+        _store_sum(to, gate_sum, r, 1, cols, rank, (r < rank)[:, None] & col_mask[None, :])
         to += rank * F
     if up_at >= 0:
-        tl.store(to + of_B, tl.trans(up_sum), mask=col_mask[:, None] & (r < rank)[None, :])
+        _store_sum(to, up_sum, r, 1, cols, rank, (r < rank)[:, None] & col_mask[None, :])
 
 
 def sizes_summed(capability: int, rank: int) -> dict[str, Any]:
