@@ -213,8 +213,9 @@ def test_the_loss_of_200_steps_on_a_trained_model_follows_a_plain_peft_loop(tmp_
 
 
 @pytest.mark.parametrize("kernel", [None, Kernel.FLASH, Kernel.SINGLE])
-def test_every_attention_is_as_near_float32_as_pytorchs(kernel, tmp_path: Path):
-    folder, lengths = _folder("llama", tmp_path), (97, 300, 64)
+@pytest.mark.parametrize("name", MODELS)
+def test_every_attention_is_as_near_float32_as_pytorchs(name, kernel, tmp_path: Path):
+    folder, lengths = _folder(name, tmp_path), (97, 300, 64)
     tokens = torch.cat([torch.arange(n, device=CUDA) % 500 for n in lengths])
     positions = torch.cat([torch.arange(n, device=CUDA) for n in lengths])
     cotangent = torch.randn(len(tokens), 256, device=CUDA)
