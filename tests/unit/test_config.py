@@ -111,6 +111,9 @@ def test_a_recipe_without_model_or_data_is_refused(missing: str) -> None:
     [
         ("lora", "rank", 0),
         ("lora", "rank", 1.5),
+        ("lora", "rank", True),
+        ("optimizer", "learning_rate", False),
+        ("packing", "max_tokens", True),
         ("lora", "dropout", 1.0),
         ("lora", "dropout", -0.1),
         ("lora", "alpha", float("nan")),

@@ -43,7 +43,7 @@ class CheckpointFolder:
         return sorted(found)
 
     def write(self, decoder: Decoder, optimizer: torch.optim.Optimizer, steps_done: int) -> Path:
-        """Write aside, flush, rename; then remove the oldest beyond ``keep``."""
+        """Write aside, flush, rename; then remove the oldest beyond ``keep``, and fragments."""
         folder = self.folder / f"step-{steps_done:06d}"
         with folder_aside(folder) as aside:
             write_adapter(decoder, aside, self.lora, self.base)
@@ -51,6 +51,8 @@ class CheckpointFolder:
             (aside / _STATE).write_text(json.dumps({"steps_done": steps_done}) + "\n")
         for _, old in self.all()[: -self.keep]:
             shutil.rmtree(old)
+        for fragment in self.folder.glob(".step-*"):  # of a process that was killed while writing
+            shutil.rmtree(fragment)
         return folder
 
     def read(self, decoder: Decoder) -> int:

@@ -63,6 +63,17 @@ def test_a_run_interrupted_and_resumed_is_the_uninterrupted_run(
     assert outcome_of(train(config, resume=True)) == whole
 
 
+def test_what_a_killed_process_left_half_written_is_removed(tmp_path: Path, whole: tuple) -> None:
+    config = make_config(tmp_path)
+    interrupt(config, "Training", 4)
+    (checkpoints,) = tmp_path.rglob("checkpoints")
+    fragment = checkpoints / ".step-000006.4711.part"
+    fragment.mkdir()
+    (fragment / "optimizer.safetensors").write_text("half")
+    assert outcome_of(train(config, resume=True)) == whole
+    assert not fragment.exists()
+
+
 def test_a_run_interrupted_before_its_first_step_starts_again(tmp_path: Path, whole: tuple) -> None:
     config = make_config(tmp_path)
     watcher = Interrupter("Answers of the base model", 1)
