@@ -10,8 +10,6 @@ from torch import Tensor
 
 from thinktune.kernels.language import jit, power_of_two, tl
 
-_BLOCK_ROWS = 256
-
 
 @jit
 def _scaled_copies(TABLE: tl.tensor, PLACE: tl.tensor, MASTER: tl.tensor, scale: tl.tensor,
@@ -40,8 +38,9 @@ def scaled_copies(table: Tensor, blocks: Sequence[tuple[Tensor, Tensor]], scale:
     """``copy = scale * master`` (rows, R) for each block of the `table`; ranks are alike."""
     place, master = blocks[0]
     rank = master.shape[1]
-    programs = -(-max(len(copy) for copy, _ in blocks) // _BLOCK_ROWS)
+    block_r = power_of_two(rank)
+    block_rows = max(1, 4096 // block_r)
+    programs = -(-max(len(copy) for copy, _ in blocks) // block_rows)
     _scaled_copies[(len(blocks), programs)](
-        table, place, master, scale, rank=rank, BLOCK_ROWS=_BLOCK_ROWS,
-        BLOCK_R=power_of_two(rank),
-    )  # fmt: skip
+        table, place, master, scale, rank=rank, BLOCK_ROWS=block_rows, BLOCK_R=block_r
+    )
