@@ -164,9 +164,8 @@ def _backward(GRAD_Q: tl.tensor, GRAD_K: tl.tensor, GRAD_V: tl.tensor, OUT: tl.t
         tl.store(OUT + to, first, mask=mask)
         tl.store(OUT + to + HALF, second, mask=mask)
         if HAS_SUMS:
-            right = tl.load(RIGHT + rows[None, :] * right_row + column + r[:, None],
-                            mask=(rows < T)[None, :] & (r < rank)[:, None] & (column >= 0),
-                            other=0.0)  # fmt: skip
+            wanted = (rows < T) & (column >= 0)
+            right = right_tile(RIGHT + column, rows, wanted, right_row, 1, rank, BLOCK_R)
             first_sum = tl.dot(right, first, first_sum, input_precision="ieee")
             second_sum = tl.dot(right, second, second_sum, input_precision="ieee")
     if HAS_SUMS:

@@ -10,6 +10,7 @@ from itertools import pairwise
 import torch
 
 from thinktune.errors import ConfigError
+from thinktune.kernels.swiglu import rows_summed
 from thinktune.model.base_weights import spare_columns
 from thinktune.model.host_store import NUM_SLOTS
 from thinktune.model.kept import Keep
@@ -120,12 +121,7 @@ def adapter_bytes(work: Workload) -> int:
     numbers_A = rank * sum(a for a, _ in adapted.values())
     numbers_B = rank * sum(b for _, b in adapted.values())
     copies_B = 0  # of layers that read the same input it stands in spare columns of their weights
-    for stack in (
-        ("q_proj", "k_proj", "v_proj"),
-        ("o_proj",),
-        ("gate_proj", "up_proj"),
-        ("down_proj",),
-    ):
+    for stack in _STACKS:
         members = [name for name in stack if name in adapted]
         outputs = sum(widths(work.shape)[name][1] for name in stack)
         columns = rank * len(members)
@@ -171,7 +167,8 @@ def working_bytes(work: Workload, least: Keep) -> int:
         whole = kept_bytes_per_token(work, Keep.ALL)
         again = whole - kept_bytes_per_token(work, least) + size * D
     # The stream's gradient, the activation's, and the norm's; what stretches of rows come to.
-    mlp = (again + size * (D + inner + D)) * T + 12 * work.lora.rank * inner * -(-T // 4096)
+    sums = 12 * work.lora.rank * inner * -(-T // rows_summed(T))
+    mlp = (again + size * (D + inner + D)) * T + sums
     # Query, key and value as they were turned and their gradients; key's and value's come apart.
     turned = 2 * (q + 2 * kv) + 2 * kv + (q + kv if shape.qk_norm else 0)
     attention = (again + size * (D + q + turned)) * T
