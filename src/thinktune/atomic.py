@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 
 def _flush(path: Path) -> None:
@@ -19,16 +20,24 @@ def _aside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.part")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace a file's content; a reader sees the old text or the new, never a part."""
+@contextmanager
+def text_aside(path: Path) -> Iterator[TextIO]:
+    """A UTF-8 file to write, which takes ``path``'s place when the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = _aside(path)
     try:
-        aside.write_text(text, encoding="utf-8")
+        with aside.open("w", encoding="utf-8") as file:
+            yield file
         _flush(aside)
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file's content; a reader sees the old text or the new, never a part."""
+    with text_aside(path) as file:
+        file.write(text)
 
 
 @contextmanager

@@ -71,6 +71,8 @@ def merge_reasoning(reasoning: str, answer: str) -> tuple[str, str]:
     Raises:
         RowError: the two fields hold different reasoning, or the tags are not one pair.
     """
+    if "think>" not in reasoning and "think>" not in answer:
+        return reasoning, answer
     if THINK_TAG.search(reasoning):
         reasoning, after = split_think(reasoning, "reasoning")
         if after:
@@ -117,6 +119,8 @@ def read_turns(cell: object, field: str) -> tuple[Turn, ...]:
 
 def check_history(history: Sequence[Turn]) -> None:
     """Refuse earlier turns that are not user and assistant by turns, or that are empty."""
+    if not history:
+        return
     roles = [turn.role for turn in history]
     if len(roles) % 2 or roles != [Role.USER, Role.ASSISTANT] * (len(roles) // 2):
         raise RowError("earlier turns that are not user and assistant by turns")
@@ -132,6 +136,8 @@ def as_text(value: object, field: str) -> str:
     """
     if value is None:
         return ""
+    if isinstance(value, str) and value.isascii():
+        return value
     if isinstance(value, bool | int | float):
         return str(value)
     if not isinstance(value, str):

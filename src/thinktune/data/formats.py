@@ -1,22 +1,22 @@
 """The rows of one file: JSON Lines, JSON, CSV, TSV and Parquet in, JSON Lines out."""
 
 import csv
-import io
 import json
 import math
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
-from thinktune.atomic import write_text
+from thinktune.atomic import text_aside
+from thinktune.data.opening import format_of, open_text
 from thinktune.errors import ConfigError, DataError
 
 NAMED_ROWS = 20
 """Messages name at most this many rows; the count is always there."""
 
-BOM = "\ufeff"
+PARQUET_BATCH_ROWS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,46 +35,51 @@ class Row:
         return f"{self.label} row {self.number}"
 
 
-def read_rows(path: Path, label: str) -> list[Row]:
-    """Read every row of a file, in the format that its name ends in.
+def read_rows(path: Path, label: str) -> Iterator[Row]:
+    """Read a file row by row, in the format that its name ends in, ``.gz`` or ``.zst`` or not.
+
+    Only a ``.json`` file is held in memory whole. Rows that are no objects, blank lines and uneven
+    rows are collected, and refused together after the last row.
 
     Args:
         path: the file.
         label: what messages and ``Row.where`` call it.
 
-    Returns:
+    Yields:
         At least one row; a missing value (None, or NaN as Parquet has it) is None.
 
     Raises:
         DataError: unknown format; empty; not UTF-8; broken; or rows that are not objects.
-        ConfigError: a Parquet file without pyarrow.
+        ConfigError: Parquet without pyarrow, or .zst without zstandard.
     """
-    reader = READERS.get(path.suffix.lower())
+    reader = READERS.get(format_of(path))
     if reader is None:
         known = ", ".join(READERS)
-        raise DataError(f"{label}: cannot tell the format from {path.suffix!r}; known: {known}")
+        raise DataError(
+            f"{label}: cannot tell the format from {path.suffix!r}; known: {known}, "
+            "each also with .gz or .zst"
+        )
+    row = None
     try:
-        records = reader(path, label)
+        for row in as_rows(reader(path, label), label):
+            yield row
     except OSError as error:
         raise DataError(f"{label}: cannot be read: {error.strerror or error}") from error
-    if not records:
+    if row is None:
         raise DataError(f"{label} holds no rows")
-    return as_rows(records, label)
 
 
-def as_rows(records: Iterable[object], label: str) -> list[Row]:
-    """Number the records of one source from 1; a record that is no object is a DataError."""
-    rows: list[Row] = []
+def as_rows(records: Iterable[object], label: str) -> Iterator[Row]:
+    """Number the records of one source from 1; records that are no objects are a DataError."""
     wrong: list[int] = []
     for number, record in enumerate(records, start=1):
         if isinstance(record, Mapping):
             cells = {str(name): _none_if_nan(value) for name, value in record.items()}
-            rows.append(Row(label, number, cells))
+            yield Row(label, number, cells)
         else:
             wrong.append(number)
     if wrong:
         raise DataError(f"{label}: not an object in {name_numbers(wrong)}; each row must be one")
-    return rows
 
 
 def name_numbers(numbers: Sequence[int]) -> str:
@@ -89,13 +94,14 @@ def name_numbers(numbers: Sequence[int]) -> str:
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
-    """Write JSON Lines; the file is there whole or, after an error, as it was before.
+    """Write JSON Lines as they come; the file is there whole or, after an error, as it was.
 
     Raises:
         DataError: a value that JSON cannot hold.
     """
-    lines = (_json_line(row, f"{path.name} row {n}") for n, row in enumerate(rows, start=1))
-    write_text(path, "".join(lines))
+    with text_aside(path) as file:
+        for number, row in enumerate(rows, start=1):
+            file.write(_json_line(row, f"{path.name} row {number}"))
 
 
 def _json_line(row: Mapping[str, object], where: str) -> str:
@@ -123,21 +129,6 @@ def _none_if_nan(value: object) -> object:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _read_text(path: Path, label: str) -> str:
-    raw = path.read_bytes()
-    try:
-        text = raw.decode().removeprefix(BOM)
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{label}: not UTF-8 at byte {error.start} (line {line}); save it as UTF-8, "
-            f"for example: iconv -f BIG5 -t UTF-8 {path.name}"
-        ) from error
-    if not text.strip():
-        raise DataError(f"{label} is empty")
-    return text
-
-
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     cells = dict(pairs)
     if len(cells) < len(pairs):
@@ -147,9 +138,12 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return cells
 
 
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique)
+
+
 def _parse(text: str, label: str, line: int | None = None) -> object:
     try:
-        return json.loads(text, object_pairs_hook=_unique)
+        return _DECODER.decode(text)
     except json.JSONDecodeError as error:
         at = f"line {line or error.lineno} column {error.colno}"
         raise DataError(f"{label} {at}: broken JSON: {error.msg}") from error
@@ -158,17 +152,32 @@ def _parse(text: str, label: str, line: int | None = None) -> object:
         raise DataError(f"{label}{at}: broken JSON: {error}") from error
 
 
-def _json_lines(path: Path, label: str) -> list[object]:
+def _json_lines(path: Path, label: str) -> Iterator[object]:
     # Not str.splitlines: it also cuts at U+2028 and others, which JSON strings may hold.
-    lines = _read_text(path, label).rstrip().split("\n")
-    blank = [number for number, line in enumerate(lines, start=1) if not line.strip()]
-    if blank:
-        raise DataError(f"{label}: nothing in {name_numbers(blank)}; remove the blank lines")
-    return [_parse(line, label, number) for number, line in enumerate(lines, start=1)]
+    with open_text(path, label) as text:
+        yield from _parse_lines(text, label)
 
 
-def _json(path: Path, label: str) -> list[object]:
-    text = _read_text(path, label)
+def _parse_lines(lines: Iterable[str], label: str) -> Iterator[object]:
+    blank: list[int] = []
+    last = 0
+    for number, line in enumerate(lines, start=1):
+        if line.isspace():
+            blank.append(number)
+            continue
+        last = number
+        yield _parse(line, label, number)
+    if not last:
+        raise DataError(f"{label} is empty")
+    if inner := [number for number in blank if number < last]:
+        raise DataError(f"{label}: nothing in {name_numbers(inner)}; remove the blank lines")
+
+
+def _json(path: Path, label: str) -> Iterator[object]:
+    with open_text(path, label) as file:
+        text = file.read()
+    if not text.strip():
+        raise DataError(f"{label} is empty")
     try:
         whole = _parse(text, label)
     except DataError as error:
@@ -176,9 +185,9 @@ def _json(path: Path, label: str) -> list[object]:
             json.loads(text.lstrip().split("\n", 1)[0])
         except ValueError:
             raise error from None
-        return _json_lines(path, label)
+        return _parse_lines(text.rstrip().split("\n"), label)
     if isinstance(whole, list):
-        return whole
+        return iter(whole)
     lists = (
         {name: value for name, value in whole.items() if isinstance(value, list)}
         if isinstance(whole, dict)
@@ -187,39 +196,60 @@ def _json(path: Path, label: str) -> list[object]:
     if len(lists) != 1:
         held = f"an object with {len(lists)} lists" if isinstance(whole, dict) else "a single value"
         raise DataError(f"{label} holds {held}; a list of rows, or an object with one, is read")
-    return next(iter(lists.values()))
+    return iter(next(iter(lists.values())))
 
 
-def _delimited(delimiter: str) -> Callable[[Path, str], list[object]]:
-    def read(path: Path, label: str) -> list[object]:
-        text = _read_text(path, label)
-        limit = csv.field_size_limit(sys.maxsize)  # a long reasoning passes the default 131,072
-        try:
-            table = list(
-                csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-            )
-        except csv.Error as error:
-            raise DataError(f"{label}: broken quoting or fields: {error}") from error
-        finally:
-            csv.field_size_limit(limit)
-        while table and not table[-1]:
-            table.pop()
-        header, *records = table
-        doubled = sorted({name for name in header if header.count(name) > 1})
-        if doubled:
-            raise DataError(f"{label}: two columns are called {doubled[0]!r}; rename one")
-        uneven = [n for n, cells in enumerate(records, start=1) if len(cells) != len(header)]
-        if uneven:
-            raise DataError(
-                f"{label}: not the header's {len(header)} fields in {name_numbers(uneven)}; "
-                f"quote cells that hold {delimiter!r} or a line break"
-            )
-        return [dict(zip(header, cells, strict=True)) for cells in records]
+def _delimited(delimiter: str) -> Callable[[Path, str], Iterator[object]]:
+    def read(path: Path, label: str) -> Iterator[object]:
+        with open_text(path, label, newline="") as text:
+            table = _table(text, delimiter, label)
+            header = next((cells for cells in table if any(map(str.strip, cells))), None)
+            if header is None:
+                raise DataError(f"{label} is empty")
+            doubled = sorted({name for name in header if header.count(name) > 1})
+            if doubled:
+                raise DataError(f"{label}: two columns are called {doubled[0]!r}; rename one")
+            yield from _records(table, header, delimiter, label)
 
     return read
 
 
-def _parquet(path: Path, label: str) -> list[object]:
+def _table(text: Iterable[str], delimiter: str, label: str) -> Iterator[list[str]]:
+    """Rows of cells; a long reasoning passes csv's limit of 131,072, which is the process's."""
+    reader = csv.reader(text, delimiter=delimiter, strict=True)
+    while True:
+        limit = csv.field_size_limit(sys.maxsize)
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            raise DataError(f"{label}: broken quoting or fields: {error}") from error
+        finally:
+            csv.field_size_limit(limit)
+        if cells is None:
+            return
+        yield cells
+
+
+def _records(
+    table: Iterable[list[str]], header: list[str], delimiter: str, label: str
+) -> Iterator[object]:
+    uneven: list[int] = []
+    last = 0
+    for number, cells in enumerate(table, start=1):
+        if len(cells) == len(header):
+            yield dict(zip(header, cells, strict=True))
+        else:
+            uneven.append(number)
+        if cells:
+            last = number
+    if uneven := [number for number in uneven if number <= last]:  # blank lines may end a file
+        raise DataError(
+            f"{label}: not the header's {len(header)} fields in {name_numbers(uneven)}; "
+            f"quote cells that hold {delimiter!r} or a line break"
+        )
+
+
+def _parquet(path: Path, label: str) -> Iterator[object]:
     try:
         import pyarrow  # noqa: PLC0415 - an optional extra
         import pyarrow.parquet  # noqa: PLC0415 - an optional extra
@@ -229,14 +259,18 @@ def _parquet(path: Path, label: str) -> list[object]:
         ) from error
     if path.stat().st_size == 0:
         raise DataError(f"{label} is empty")
+    if format_of(path) != path.suffix.lower():
+        raise DataError(f"{label}: Parquet is compressed inside; unpack the {path.suffix} first")
     try:
-        # One thread: pyarrow's pool aborts the interpreter at exit on a loaded machine.
-        return pyarrow.parquet.ParquetFile(path).read(use_threads=False).to_pylist()
+        with pyarrow.parquet.ParquetFile(path) as file:
+            # One thread: pyarrow's pool aborts the interpreter at exit on a loaded machine.
+            for batch in file.iter_batches(PARQUET_BATCH_ROWS, use_threads=False):
+                yield from batch.to_pylist()
     except pyarrow.ArrowException as error:
         raise DataError(f"{label}: broken Parquet: {' '.join(str(error).split())}") from error
 
 
-READERS: dict[str, Callable[[Path, str], list[object]]] = {
+READERS: dict[str, Callable[[Path, str], Iterator[object]]] = {
     ".jsonl": _json_lines,
     ".ndjson": _json_lines,
     ".json": _json,
@@ -244,4 +278,4 @@ READERS: dict[str, Callable[[Path, str], list[object]]] = {
     ".tsv": _delimited("\t"),
     ".parquet": _parquet,
 }
-"""Formats by the end of a file's name."""
+"""Formats by the end of a file's name, before ``.gz`` or ``.zst``."""

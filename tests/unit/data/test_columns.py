@@ -2,9 +2,10 @@ from collections.abc import Mapping
 
 import pytest
 
-from thinktune.data.columns import find_columns, to_examples, to_row
+from thinktune.data.columns import find_columns
 from thinktune.data.example import Example, Role, Turn
 from thinktune.data.formats import Row
+from thinktune.data.records import to_examples, to_row
 from thinktune.errors import ConfigError, DataError
 
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from thinktune.data.formats import name_numbers, read_rows, write_rows
+from thinktune.data.formats import Row, name_numbers, write_rows
+from thinktune.data.formats import read_rows as stream_rows
 from thinktune.errors import ConfigError, DataError
 
 ROWS = [{"question": "發燒怎麼辦？", "answer": "多喝水"}, {"question": "咳嗽", "answer": "休息"}]
@@ -14,6 +15,10 @@ def put(folder: Path, name: str, content: str | bytes) -> Path:
     path = folder / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return path
+
+
+def read_rows(path: Path, label: str) -> list[Row]:
+    return list(stream_rows(path, label))
 
 
 def refusal(path: Path) -> str:
@@ -116,7 +121,7 @@ EXACT = {
     ("a.csv", b'a,b\n"1,2\n3,4\n'): "a.csv: broken quoting or fields: unexpected end of data",
     ("a.txt", b"a"): (
         "a.txt: cannot tell the format from '.txt'; "
-        "known: .jsonl, .ndjson, .json, .csv, .tsv, .parquet"
+        "known: .jsonl, .ndjson, .json, .csv, .tsv, .parquet, each also with .gz or .zst"
     ),
 }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from thinktune.data import sources
+from thinktune.data import places
 from thinktune.data.example import Example, Role, Turn
 from thinktune.data.sources import (
     DataConfig,
@@ -227,7 +227,7 @@ def test_a_folder_without_data_is_refused(tmp_path: Path) -> None:
 def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A package folder with one data set, and an empty working directory."""
     put(tmp_path / "package" / "assets" / "data" / "clinic" / "train.jsonl", row("shipped"))
-    monkeypatch.setattr(sources, "files", lambda package: tmp_path / "package")
+    monkeypatch.setattr(places, "files", lambda package: tmp_path / "package")
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     return tmp_path / "here"
@@ -241,7 +241,7 @@ def test_a_shipped_data_set_is_found_by_name_and_a_local_one_goes_before_it(ship
 
 
 def test_every_data_set_in_the_package_can_be_trained_on_and_held_out() -> None:
-    folder = Path(sources.__file__).parents[1] / "assets" / "data"
+    folder = Path(places.__file__).parents[1] / "assets" / "data"
     names = sorted(path.name for path in folder.iterdir() if path.is_dir())
     assert names
     for name in names:
