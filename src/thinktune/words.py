@@ -8,6 +8,15 @@ UNSPACED = (
 )
 """Thai, Lao, Myanmar, Khmer, Kana, Han, Hangul: no space need stand around a word."""
 _WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+(?:['’.][^\W{UNSPACED}]+)*")
+_UNSPACED_RUN = re.compile(rf"[{UNSPACED}]+")
+_SPACED_WORD = re.compile(rf"[^\W{UNSPACED}]+(?:['’.][^\W{UNSPACED}]+)*")
+_PLAIN = {ord("’"): "'", **dict.fromkeys(map(ord, "‘“”–—…•°×"), " ")}
+"""Typographic signs of otherwise plain English, as ASCII that counts alike."""
+_SHAPE = bytes(
+    ord("w") if chr(byte).isalnum() or byte == ord("_") else ord(".") if byte in b"'." else ord(" ")
+    for byte in range(256)
+)
+"""ASCII bytes as what they are in a word: a part of it, what may join two parts, or its end."""
 
 
 def find_words(text: str) -> list[str]:
@@ -20,5 +29,15 @@ def find_words(text: str) -> list[str]:
 
 
 def count_words(text: str) -> int:
-    """How many words ``find_words`` finds."""
-    return sum(1 for _ in _WORD.finditer(text))
+    """How many words ``find_words`` finds, counted without making them.
+
+    >>> count_words("It's 38.5, not flu: 流感")
+    6
+    """
+    plain = text if text.isascii() else text.translate(_PLAIN)
+    if plain.isascii():
+        shape = plain.encode().translate(_SHAPE)
+        if b".." not in shape and b" . " not in b" " + shape + b" ":
+            return len(shape.split())
+    unspaced = sum(map(len, _UNSPACED_RUN.findall(text)))
+    return unspaced + len(_SPACED_WORD.findall(text))

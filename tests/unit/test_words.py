@@ -1,6 +1,8 @@
 """Words are counted alike wherever lengths are shown."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from thinktune.words import count_words, find_words
 
@@ -21,3 +23,8 @@ from thinktune.words import count_words, find_words
 def test_words_are_counted_in_scripts_with_and_without_spaces(text: str, num: int) -> None:
     assert count_words(text) == num
     assert len(find_words(text)) == num
+
+
+@given(st.text(alphabet="ab1_'.’“—° ,-\n流感éก", max_size=14))
+def test_counting_and_finding_agree(text: str) -> None:
+    assert count_words(text) == len(find_words(text))
