@@ -1,5 +1,6 @@
 """Final answers: how one is found in a text, and when it equals the known truth."""
 
+import logging
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +20,8 @@ class AnswerKind(StrEnum):
 
     LABEL = "label"
     NUMBER = "number"
+    CHOICE = "choice"
+    MATHS = "maths"
     TEXT = "text"
 
 
@@ -31,7 +34,7 @@ class Match:
     lenient: bool
     """The text gives the reference, perhaps beside other things."""
     found: tuple[str, ...]
-    """Labels in the order named, or the final number; empty for text answers."""
+    """Labels in the order named, the final number or the letter; empty for maths and text."""
 
 
 def grade(
@@ -44,16 +47,18 @@ def grade(
     ========  ==============================================  ====================================
     label     the reference is named and no other label is    the reference is the first one named
     number    the last number equals the reference            the same
+    choice    the letter decided for is the reference's       the same
+    maths     the expression equals the reference             the same
     text      the whole answer equals the reference           the answer contains the reference
     ========  ==============================================  ====================================
 
-    Numbers and texts are taken from the last ``\boxed{}`` where there is one.
+    All but labels are taken from the last ``\boxed{}`` where there is one.
 
     >>> grade("Most likely influenza, not a cold.", "flu", {"flu": ["influenza"], "cold": []})
     Match(strict=False, lenient=True, found=('flu', 'cold'))
 
     Raises:
-        ConfigError: the reference is not one of the labels, or holds no number.
+        ConfigError: the reference is not one of the labels, or holds no number, letter or maths.
     """
     match kind:
         case AnswerKind.LABEL:
@@ -65,16 +70,22 @@ def grade(
             if expected is None:
                 raise ConfigError(f"reference {reference!r} holds no number; use grader=text")
             number = find_number(answer)
-            return Match(
-                number == expected, number == expected, () if number is None else (f"{number:f}",)
-            )
+            equal = number == expected
+            return Match(equal, equal, () if number is None else (f"{number:f}",))
+        case AnswerKind.CHOICE:
+            letter = find_choice(reference)
+            if letter is None:
+                raise ConfigError(f"reference {reference!r} is no choice such as C or (C)")
+            chosen = find_choice(answer)
+            return Match(chosen == letter, chosen == letter, (chosen,) if chosen else ())
+        case AnswerKind.MATHS:
+            equal = same_maths(reference, answer)
+            return Match(equal, equal, ())
         case AnswerKind.TEXT:
             expected_text = normalise(reference)
             text = normalise(_boxed(answer))
-            contains = (
-                re.search(_bounded(re.escape(expected_text), expected_text), text) is not None
-            )
-            return Match(text == expected_text, bool(expected_text) and contains, ())
+            contains = re.search(_bounded(re.escape(expected_text), expected_text), text)
+            return Match(text == expected_text, bool(expected_text and contains), ())
 
 
 def find_labels(answer: str, labels: Labels) -> tuple[str, ...]:
@@ -85,7 +96,7 @@ def find_labels(answer: str, labels: Labels) -> tuple[str, ...]:
     text. Where aliases overlap the longest wins: "stomach flu" is not also "flu". A one-letter
     alias must appear in its own case, so that option "A" is not every article.
 
-    Meaning is not read: "no sign of influenza" and "non-influenza" both name influenza.
+    Meaning is not read: "non-influenza" names influenza.
 
     >>> find_labels("Stomach flu.", {"gastroenteritis": ["stomach flu"], "influenza": ["flu"]})
     ('gastroenteritis',)
@@ -170,6 +181,78 @@ def is_number(text: str) -> bool:
     return _NUMBER.fullmatch(text) is not None
 
 
+_LETTER = r"[*_(\[（「 ]{0,4}(?P<letter>[A-HJ]|I(?!['’]|\s+[a-z]))(?![A-Za-z'’])"
+_CHOSEN = re.compile(  # bounded, for a looping model writes "the answer is" ten thousand times
+    r"(?:(?i:answer|option|choice)|答案|選項|选项|應選|应选|故選|故选)"
+    r"(?:[ *:：=是為为]|(?i:is|the|correct|option|choice|answer|most likely)\b){0,12}" + _LETTER
+)
+_LEADING = re.compile(rf"{_LETTER}[*_\s]*(?:[)\]）」.:：,、].*)?\Z", re.DOTALL)
+_IN_BRACKETS = re.compile(r"[(（](?P<letter>[A-J])[)）]")
+
+
+def find_choice(text: str) -> str | None:
+    r"""Read the letter, A to J, that a text decides for; None if it decides for none.
+
+    In this order: the last ``\boxed{}``; the last "Answer: C", "option C" or 答案是 C; a text that
+    is a letter or starts with one, as "C. Paris" does, or has one in brackets, and no other so.
+
+    >>> find_choice("A is too early and (B) too late, so the answer is (C).")
+    'C'
+    """
+    text = " ".join(text.upper().split() if len(text.strip()) == 1 else text.split())
+    text = unicodedata.normalize("NFKC", re.sub(r"\\(?:text\w*|math\w+)\s*\{", "{", text))
+    if (boxed := find_boxed(text)) is not None:
+        alone = _LEADING.match(boxed.strip("{} "))
+        return alone["letter"] if alone else None
+    if decided := [match["letter"] for match in _CHOSEN.finditer(text)]:
+        return decided[-1]
+    letters = {match["letter"] for match in _IN_BRACKETS.finditer(text)}
+    if alone := _LEADING.match(text):
+        letters.add(alone["letter"])
+    return letters.pop() if len(letters) == 1 else None
+
+
+def same_maths(reference: str, answer: str, *, seconds: int = 5) -> bool:
+    """Say whether an answer's final expression equals the reference's, as Math-Verify sees it.
+
+    A reference without marks is read as LaTeX. A comparison ends after ``seconds``, as unequal;
+    that limit is a Unix alarm and needs the main thread.
+
+    Raises:
+        ConfigError: Math-Verify is missing, or the reference holds no maths.
+    """
+    try:
+        import math_verify  # noqa: PLC0415 - an optional extra, and slow to import
+    except ImportError as error:
+        raise ConfigError("maths answers need: pip install thinktune[teacher]") from error
+    logging.getLogger("math_verify").setLevel(logging.CRITICAL)  # it warns of each time-out
+    marked = re.search(r"(?<!\\)\$|\\[(\[]|\\f?boxed", reference)
+    boxes = (find_boxed(reference) if marked else reference, find_boxed(answer))
+    gold, found = (
+        math_verify.parse(text if box is None else f"$\\boxed{{{box}}}$", parsing_timeout=seconds)
+        for text, box in zip((reference, answer), boxes, strict=True)
+    )
+    if not gold:
+        raise ConfigError(f"reference {reference!r} holds no maths that can be read")
+    return bool(math_verify.verify(gold, found, timeout_seconds=seconds))
+
+
+def find_boxed(text: str) -> str | None:
+    r"""Give what the last ``\boxed{}`` holds, braces inside it too; None if there is none.
+
+    >>> find_boxed(r"so \boxed{\frac{1}{2}}.")
+    '\\frac{1}{2}'
+    """
+    last: str | None = None
+    starts: list[int] = []
+    for match in re.finditer(r"\\f?boxed\s*\{|(?<!\\)[{}]", text):
+        if match[0] != "}":
+            starts.append(match.end() if len(match[0]) > 1 else 0)
+        elif starts and (start := starts.pop()):
+            last = text[start : match.start()]
+    return last
+
+
 def normalise(text: str) -> str:
     """Make texts comparable: case, width, spacing and punctuation at the ends do not matter.
 
@@ -181,8 +264,8 @@ def normalise(text: str) -> str:
 
 
 def _boxed(text: str) -> str:
-    boxes = re.findall(r"\\boxed\s*\{([^{}]*)\}", text)
-    return boxes[-1] if boxes else text
+    boxed = find_boxed(text)
+    return text if boxed is None else boxed
 
 
 def _alias_key(alias: str) -> str:

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from thinktune.cli_bench import bench_app, estimate_command
 from thinktune.cli_data import data_app
+from thinktune.cli_distill import distill_command
 from thinktune.errors import ThinktuneError
 
 if TYPE_CHECKING:  # torch takes seconds; --help must not
@@ -30,6 +31,7 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
 app.command("estimate")(estimate_command)
+app.command("distill")(distill_command)
 console = Console()
 
 Overrides = Annotated[

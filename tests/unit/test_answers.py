@@ -1,3 +1,4 @@
+import time
 from decimal import Decimal
 
 import pytest
@@ -5,6 +6,8 @@ import pytest
 from thinktune.answers import (
     AnswerKind,
     Match,
+    find_boxed,
+    find_choice,
     find_labels,
     find_number,
     grade,
@@ -12,6 +15,7 @@ from thinktune.answers import (
     label_of,
     labels_from,
     normalise,
+    same_maths,
 )
 from thinktune.errors import ConfigError
 
@@ -185,3 +189,81 @@ def test_normalising_twice_is_normalising_once():
     once = normalise("  「Ｔｈｅ  Straße」！ ")
     assert once == "the strasse"
     assert normalise(once) == once
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("C", "C"),
+        ("c", "C"),
+        (" (C) ", "C"),
+        ("**C**", "C"),
+        ("C. Paris", "C"),
+        (r"So \boxed{\text{D}} it is, not A", "D"),
+        (r"\boxed{(E)}", "E"),
+        ("Option A fails. Answer: **B) flu**", "B"),
+        ("The correct answer is option (B).", "B"),
+        ("因此答案為（Ｃ）。", "C"),
+        ("A is too early and (B) too late, so the answer is (C).", "C"),
+        ("it can only be (B)", "B"),
+        ("(A) or (B)", None),
+        ("the answer is I think unclear", None),
+        ("A good day", None),
+        ("Cat", None),
+        ("", None),
+    ],
+)
+def test_the_letter_decided_for_is_read_in_the_usual_spellings(text, letter):
+    assert find_choice(text) == letter
+
+
+def test_choices_are_graded_by_letter():
+    assert grade("Answer: C", "(C)", {}, AnswerKind.CHOICE) == Match(True, True, ("C",))
+    assert grade("Answer: B", "C. Paris", {}, AnswerKind.CHOICE) == Match(False, False, ("B",))
+    with pytest.raises(ConfigError, match="is no choice"):
+        grade("C", "perhaps", {}, AnswerKind.CHOICE)
+
+
+@pytest.mark.parametrize("text", ["the answer is ", "answer ", "(", "\\boxed{", "is * "])
+def test_looping_text_is_read_in_no_time(text):
+    begun = time.perf_counter()
+    find_choice("answer " + text * 20_000)
+    assert time.perf_counter() - begun < 2
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "equal"),
+    [
+        (r"\frac{1}{2}", r"so \boxed{0.5}", True),
+        (r"\frac{1}{2}", r"so \boxed{\frac{2}{4}}.", True),
+        ("x^2+2x+1", r"\boxed{(x+1)^2}", True),
+        (r"$2\sqrt{3}$", r"thus $\sqrt{12}$", True),
+        (r"(1,2]", r"\boxed{(1,2]}", True),
+        (r"\$18", r"\boxed{18}", True),
+        ("18", "The answer is 18 dollars.", True),
+        ("7", r"first \boxed{7}, no, \boxed{8}", False),
+        ("x^2", "no idea", False),
+        ("x^2", "", False),
+    ],
+)
+def test_maths_is_equal_by_value_not_spelling(reference, answer, equal):
+    assert same_maths(reference, answer) is equal
+    assert grade(answer, reference, {}, AnswerKind.MATHS) == Match(equal, equal, ())
+
+
+def test_maths_that_would_take_forever_is_unequal_in_time():
+    begun = time.perf_counter()
+    assert not same_maths("9^{9^{9^9}}", r"\boxed{8^{9^{9^9}}}", seconds=1)
+    assert time.perf_counter() - begun < 6
+
+
+def test_a_reference_without_maths_is_refused():
+    with pytest.raises(ConfigError, match="holds no maths"):
+        same_maths("", "7")
+
+
+def test_a_box_may_hold_braces():
+    assert find_boxed(r"\boxed{1} and \boxed{\frac{1}{2}} {x}") == r"\frac{1}{2}"
+    assert find_boxed(r"\boxed{\{1, 2\}}") == r"\{1, 2\}"
+    assert find_boxed(r"\boxed{never closed") is None
+    assert find_boxed("none") is None

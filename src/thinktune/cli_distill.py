@@ -1,0 +1,280 @@
+"""The verb ``thinktune distill``: ask a teacher for reasonings, with its progress and result."""
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from thinktune.errors import ConfigError
+from thinktune.tracking import Metrics
+
+if TYPE_CHECKING:
+    from thinktune.teacher.card import Distilled
+
+console = Console()
+_TOLD_AT = 0.1
+"""Where the output is no terminal, a line for each such share."""
+
+
+class DistillView:
+    """Watches a distillation: done, time left, rate, tokens and cost so far."""
+
+    def __init__(self, console: Console) -> None:
+        """Show on ``console``; use it as a context manager."""
+        self._console = console
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=16),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[told]}", style="cyan"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task: TaskID | None = None
+        self._total, self._told = 0, 0.0
+
+    def __enter__(self) -> "DistillView":
+        """Start drawing."""
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop drawing; what was drawn stays."""
+        self._progress.stop()
+
+    def stage(self, title: str, total: int | None = None) -> None:
+        """Begin a new line of progress."""
+        self._total, self._told = total or 0, 0.0
+        self._task = self._progress.add_task(escape(title), total=total, told="")
+        if not self._console.is_terminal:
+            self._console.print(f"- {title} ({self._total})", markup=False, soft_wrap=True)
+
+    def advance(self, done: int, numbers: Metrics | None = None) -> None:
+        """Move the line on, and show the latest numbers."""
+        told = _numbers(numbers or {})
+        if self._task is not None:
+            self._progress.update(self._task, completed=done, told=told)
+        share = done / self._total if self._total else 1.0
+        if not self._console.is_terminal and numbers and share >= self._told + _TOLD_AT:
+            self._told = share
+            self._console.print(f"  {done}/{self._total}  {told}", markup=False, soft_wrap=True)
+
+    def say(self, text: str) -> None:
+        """Print a line that stays above the view."""
+        self._console.print(text, markup=False, style="yellow", soft_wrap=True)
+
+
+def _numbers(numbers: Metrics) -> str:
+    shown = []
+    for key, form in (
+        ("requests_per_minute", "{:.0f}/min"),
+        ("tokens_per_second", "{:.0f} tokens/s"),
+        ("tokens", "{:,} tokens"),
+        ("cost", "cost {:.4f}"),
+        ("retries", "{:,} retries"),
+        ("set_aside", "{:,} set aside"),
+    ):
+        value = numbers.get(key)
+        if isinstance(value, int | float) and (value or key == "cost"):
+            shown.append(form.format(value))
+    return "  ".join(shown)
+
+
+Questions = Annotated[str, typer.Argument(help="A file, a folder, or a Hub data set.")]
+Url = Annotated[str, typer.Option(help="Base URL of an OpenAI-compatible endpoint.")]
+Model = Annotated[str, typer.Option(help="The teacher's name there.")]
+Out = Annotated[Path | None, typer.Option(help="Rows to write; NAME-distilled.jsonl without.")]
+Split = Annotated[str | None, typer.Option(help="Which split of the questions.")]
+Column = Annotated[
+    list[str] | None, typer.Option(help="A column by another name, as `question=Frage`.")
+]
+ColumnPattern = Annotated[
+    list[str] | None,
+    typer.Option(help="A column of several fields, as `answer={reasoning}####{reference}`."),
+]
+Limit = Annotated[int | None, typer.Option(help="Only the first so many questions.", min=1)]
+Samples = Annotated[int, typer.Option("--samples", "-k", help="Reasonings a question.")]
+Temperature = Annotated[str, typer.Option(help="`none` leaves it to the endpoint.")]
+TopP = Annotated[str, typer.Option(help="`none` leaves it to the endpoint.")]
+MaxTokens = Annotated[int, typer.Option(help="Limit of a completion, reasoning included.")]
+LimitField = Annotated[str, typer.Option(help="Its name there; or max_completion_tokens.")]
+Seed = Annotated[str, typer.Option(help="Of a question's first sample; `none` sends none.")]
+Instruction = Annotated[str, typer.Option(help="Put under each question for the teacher alone.")]
+ExtraBody = Annotated[str, typer.Option(help="Further request fields, as a JSON object.")]
+VerifyBy = Annotated[str, typer.Option(help="auto, label, number, choice, maths, text or judge.")]
+Label = Annotated[
+    list[str] | None, typer.Option(help="A label with its aliases, as `influenza=flu,grippe`.")
+]
+Lenient = Annotated[
+    bool, typer.Option("--lenient", help="Labels: named first; texts: contained, is right.")
+]
+JudgeModel = Annotated[str | None, typer.Option(help="Who judges; without, the teacher.")]
+JudgeTokens = Annotated[int, typer.Option(help="Limit of a judgement.")]
+MinAgreement = Annotated[float, typer.Option(help="Share that must agree without a reference.")]
+KeepRule = Annotated[str, typer.Option(help="shortest, longest, first or all.")]
+Concurrency = Annotated[int, typer.Option(help="Requests at a time.")]
+PerMinute = Annotated[float | None, typer.Option(help="Requests begun in a minute, at most.")]
+Retries = Annotated[int, typer.Option(help="Of a failed request, before it is set aside.")]
+Timeout = Annotated[float, typer.Option(help="Seconds of one attempt.")]
+Backoff = Annotated[float, typer.Option(help="Seconds before the first retry; doubles.")]
+TokenCap = Annotated[int | None, typer.Option(help="Cap on the tokens of all starts.")]
+CostCap = Annotated[float | None, typer.Option(help="Cap on the cost of all starts.")]
+PriceInput = Annotated[float | None, typer.Option(help="Of a million prompt tokens.")]
+PriceOutput = Annotated[float | None, typer.Option(help="Of a million completion tokens.")]
+KeyVariable = Annotated[
+    str | None,
+    typer.Option(help="Variable with the key; without, OPENAI_API_KEY, for https only."),
+]
+
+
+def distill_command(
+    questions: Questions,
+    teacher: Url,
+    model: Model,
+    out: Out = None,
+    split: Split = None,
+    column: Column = None,
+    pattern: ColumnPattern = None,
+    limit: Limit = None,
+    samples: Samples = 4,
+    temperature: Temperature = "0.6",
+    top_p: TopP = "0.95",
+    max_tokens: MaxTokens = 8192,
+    max_tokens_field: LimitField = "max_tokens",
+    seed: Seed = "0",
+    instruction: Instruction = "",
+    extra_body: ExtraBody = "{}",
+    verify: VerifyBy = "auto",
+    label: Label = None,
+    lenient: Lenient = False,
+    judge_model: JudgeModel = None,
+    judge_max_tokens: JudgeTokens = 2048,
+    min_agreement: MinAgreement = 0.5,
+    keep: KeepRule = "shortest",
+    concurrency: Concurrency = 8,
+    requests_per_minute: PerMinute = None,
+    max_retries: Retries = 6,
+    timeout: Timeout = 600,
+    backoff: Backoff = 1,
+    max_tokens_total: TokenCap = None,
+    max_cost: CostCap = None,
+    price_input: PriceInput = None,
+    price_output: PriceOutput = None,
+    api_key_env: KeyVariable = None,
+) -> None:
+    """Let a teacher reason about questions; keep the verified best as training rows.
+
+    Started again, it goes on where it was. Exit code 1: something is left to ask, or no row.
+
+    Example: `thinktune distill questions.jsonl --teacher http://localhost:8000/v1 --model r1`
+    """
+    settings = dict(locals())
+    source = {name: settings.pop(name) for name in ("questions", "split", "limit")}
+    source |= {name: _pairs(name, settings.pop(name)) for name in ("column", "pattern")}
+    name = Path(questions).name.partition(".")[0]
+    result = _distill(source, settings, settings.pop("out") or Path(f"{name}-distilled.jsonl"))
+    _show(result)
+    if not result.is_complete or not result.num_rows:
+        raise typer.Exit(1)
+
+
+def _settings(options: dict[str, Any]) -> dict[str, Any]:
+    """The options under the names and in the forms of ``TeacherConfig``."""
+    options = dict(options)
+    labels = _pairs("label", options.pop("label"))
+    return options | {
+        "url": options.pop("teacher"),
+        "extra_body": _object(options.pop("extra_body")),
+        "labels": {k: v.split(",") if v else [] for k, v in labels.items()},
+        "timeout_seconds": options.pop("timeout"),
+        "backoff_seconds": options.pop("backoff"),
+        **{
+            name: None if options[name].lower() == "none" else options[name]
+            for name in ("temperature", "top_p", "seed")
+        },
+    }
+
+
+def _distill(source: dict[str, Any], settings: dict[str, Any], out: Path) -> "Distilled":
+    from thinktune.data.sources import DataConfig, read_examples  # noqa: PLC0415
+    from thinktune.settings import parse_settings  # noqa: PLC0415
+    from thinktune.teacher.config import TeacherConfig  # noqa: PLC0415
+    from thinktune.teacher.distilling import distill  # noqa: PLC0415
+
+    config = parse_settings(TeacherConfig, _settings(settings))
+    named = {"columns": source["column"], "patterns": source["pattern"]}
+    data = parse_settings(DataConfig, {"train": source["questions"], **named})
+    if out.suffix != ".jsonl" or out.resolve() == Path(source["questions"]).resolve():
+        raise ConfigError(f"--out {out}: name another file, ending in .jsonl")
+    examples = read_examples(
+        source["questions"],
+        split=source["split"],
+        columns=data.columns,
+        patterns=data.patterns,
+        limit=source["limit"],
+        required=("question",),
+    )
+    try:
+        with DistillView(console) as view:
+            return distill(examples, config, out, watcher=view)
+    except KeyboardInterrupt:
+        console.print("interrupted; what came is kept; the same command goes on", style="yellow")
+        raise
+
+
+def _show(result: "Distilled") -> None:
+    table = Table(box=box.SIMPLE_HEAD, show_header=False)
+    for name, value in result.lines:
+        table.add_row(Text(name), Text(value))
+    console.print(table)
+    if result.stopped:
+        console.print(Text(f"stopped: {result.stopped}", style="yellow"), soft_wrap=True)
+    for where, why in result.set_aside[:20]:
+        console.print(Text(f"set aside: {where}: {why}", style="yellow"), soft_wrap=True)
+    if not result.is_complete:
+        console.print(Text("the same command goes on from here", style="yellow"))
+    files = [("Rows", result.out)] if result.num_rows else []
+    files += [("Rejected", result.rejected_file)] if result.rejected else []
+    for what, path in (*files, ("Data card", result.card)):
+        console.print(Text.assemble((f"{what}: ", "dim"), str(path)), soft_wrap=True)
+
+
+def _pairs(option: str, given: list[str] | None) -> dict[str, str]:
+    pairs = [text.partition("=") for text in given or []]
+    for name, equals, value in pairs:
+        if not name or (not equals and option != "label") or (not value and option != "label"):
+            raise ConfigError(f"--{option} {name}: write NAME=VALUE")
+    return {name: value for name, _, value in pairs}
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"--extra-body is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ConfigError("--extra-body: write a JSON object")
+    return value
