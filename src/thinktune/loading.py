@@ -9,8 +9,8 @@ from transformers import PreTrainedTokenizerBase
 from thinktune.config import RunConfig
 from thinktune.data.contract import require_contract
 from thinktune.data.example import Example
-from thinktune.data.faults import find_leaks
 from thinktune.data.segments import RenderedSet
+from thinktune.data.set_faults import find_leaks
 from thinktune.data.sources import read_heldout, read_train
 from thinktune.data.template import Template, TemplateConfig, render_all
 from thinktune.errors import DataError, RunError

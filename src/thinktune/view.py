@@ -11,8 +11,9 @@ from rich.text import Text
 
 from thinktune.data.contract import ContractReport
 from thinktune.data.faults import Fault, Severity
-from thinktune.data.inspection import Inspection, Span
+from thinktune.data.inspection import Inspection
 from thinktune.data.segments import Segment
+from thinktune.data.spans import Span
 from thinktune.evaluation.comparison import Comparison, choose_shown
 from thinktune.evaluation.samples import Graded
 from thinktune.evaluation.scores import METRICS, Estimate, Unit
@@ -138,7 +139,11 @@ def segment_legend() -> Text:
 
 def inspection_view(inspection: Inspection, source: str) -> Group:
     """Counts, lengths, references and findings of a data set, on one screen."""
-    counts = [f"{inspection.num_examples} rows", f"{inspection.num_with_reference} with reference"]
+    counts = [f"{inspection.num_rows} rows", f"{inspection.num_with_reference} with reference"]
+    if inspection.num_unusable:
+        counts.insert(1, f"{inspection.num_unusable} cannot be used")
+    if inspection.num_heldout:
+        counts.append(f"against {inspection.num_heldout} held out")
     if inspection.num_with_system:
         counts.append(f"{inspection.num_with_system} with system prompt")
     if inspection.num_with_history:
@@ -155,6 +160,11 @@ def inspection_view(inspection: Inspection, source: str) -> Group:
             row = (q.minimum, f"{q.median:.0f}", q.p95, q.maximum)
             lengths.add_row(f"{field} ({unit})", *map(str, row))
     parts: list[RenderableType] = [Text(f"{source}: {', '.join(counts)}", style="bold"), lengths]
+    scripts = Text("scripts: ", style="dim")
+    for field, counted in inspection.scripts.items():
+        told = ", ".join(f"{script} {count}" for script, count in counted.items())
+        scripts.append(f"{field} {told}; ")
+    parts.append(scripts)
     if inspection.references and len(inspection.references) <= 20:
         table = Table(title="references", box=box.ROUNDED)
         table.add_column("")
@@ -178,6 +188,7 @@ def inspection_view(inspection: Inspection, source: str) -> Group:
 
 def _fault(fault: Fault) -> Text:
     style = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
-    rows = ", ".join(fault.rows[:5]) + (" ..." if len(fault.rows) > 5 else "")
+    rows = ", ".join(fault.rows[:5]) + (" ..." if fault.num_rows > 5 else "")
     head = (f"{fault.severity}: ", style[fault.severity])
-    return Text.assemble(head, f"{fault.what}: {fault.num_rows} ({rows}); {fault.way_out}")
+    told = f"{fault.what}: {fault.num_rows}" + (f" ({rows})" if rows else "")
+    return Text.assemble(head, told, (f"\n  {fault.way_out}", "dim"))

@@ -1,19 +1,30 @@
-"""What is wrong with a set of examples, and the way out."""
+"""What can be wrong with a row by itself, and the way out."""
 
-import unicodedata
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import pairwise
+from typing import NamedTuple
 
+from thinktune.answers import find_number, is_number
 from thinktune.data.example import Example
+from thinktune.data.text_faults import PERSONAL, FaultKind, find_text_faults
 from thinktune.words import count_words, find_words
 
+FIELDS = ("question", "reasoning", "answer")
+NAMED_ROWS = 1000
+"""A fault names at most so many rows; their number is always whole."""
 MIN_REASONING_WORDS = 10
-OPENING_WORDS = 5
-OPENING_RATE = 0.2
-MIN_SAME_OPENING = 3
 MIN_LEAKED_WORDS = 2
+RESTATED_RATE = 0.9
+"""Share of the reasoning's pairs of words that stand in the answer too."""
+RESTATED_LENGTH = 1.5
+"""Reasoning longer than so many times the answer does not only restate it."""
+
+
+_BETWEEN = "\n\n"
+"""Between texts that are looked through as one: no fault goes across it."""
 
 
 class Severity(StrEnum):
@@ -34,28 +45,93 @@ class Fault:
     severity: Severity
     what: str
     rows: tuple[str, ...]
-    """Names of all the rows, in the order of the source."""
+    """Names of the first rows, in the order of the source, some with what was found there."""
     way_out: str
+    num_rows: int
+    """How many rows it concerns."""
+
+
+class Tally:
+    """Counts the rows of one fault and keeps the names of the first."""
+
+    def __init__(self, severity: Severity, what: str, way_out: str) -> None:
+        """Start without rows."""
+        self.severity, self.what, self.way_out = severity, what, way_out
+        self.rows: list[str] = []
+        self.num_rows = 0
+
+    def add(self, row: str, found: str = "") -> None:
+        """Count a row, and what was found in it."""
+        self.num_rows += 1
+        if len(self.rows) < NAMED_ROWS:
+            self.rows.append(f"{row}: {found}" if found else row)
 
     @property
-    def num_rows(self) -> int:
-        """How many rows it concerns."""
-        return len(self.rows)
+    def fault(self) -> Fault:
+        """What was counted so far."""
+        return Fault(self.severity, self.what, tuple(self.rows), self.way_out, self.num_rows)
 
 
-def find_faults(examples: Sequence[Example], heldout: Sequence[Example] = ()) -> list[Fault]:
-    """Everything wrong with ``examples``, errors first."""
-    faults = [
-        fault
-        for fault in (
-            find_leaks(examples, heldout),
-            *_repeated_questions(examples),
-            *(_rows_where(examples, *check) for check in ROW_CHECKS),
-            _same_opening(examples),
-        )
-        if fault.rows
-    ]
-    return sorted(faults, key=lambda fault: list(Severity).index(fault.severity))
+class RowCheck(NamedTuple):
+    """One fault that shows in a row alone."""
+
+    severity: Severity
+    what: str
+    way_out: str
+    find: Callable[[Example], str | bool]
+    """What was found, or whether something was; empty or false if the row is right."""
+
+
+class RowFaults:
+    """Every fault that shows in one row alone, counted row by row."""
+
+    def __init__(self) -> None:
+        """Start without rows."""
+        self._tallies: dict[str, Tally] = {}
+
+    def add(self, example: Example, name: str, *, reasoning_words: int) -> None:
+        """Check a row, whose words of reasoning were counted already."""
+        for check in ROW_CHECKS:
+            found = check.find(example)
+            if found:
+                self._tally(check.severity, check.what, check.way_out).add(
+                    name, found if isinstance(found, str) else ""
+                )
+        if reasoning_words < MIN_REASONING_WORDS:
+            self._tally(*TOO_SHORT).add(name)
+        texts = _texts(example)
+        if not find_text_faults(_BETWEEN.join(text for _, text in texts)):
+            return  # in most rows; one text is faster to look through than three
+        told: set[FaultKind] = set()
+        for field, text in texts:
+            for kind, snippet in find_text_faults(text):
+                if kind not in told:
+                    told.add(kind)
+                    severity, what, way_out = TEXT_FAULTS[kind]
+                    self._tally(severity, what, way_out).add(name, f"{field} has {snippet!r}")
+
+    def add_unusable(self, reasons: tuple[str, ...], name: str) -> None:
+        """Count a row that no example could be made of."""
+        for reason in reasons:
+            self._tally(
+                Severity.ERROR,
+                f"cannot be used: {reason.strip(' ,')}",
+                "mend the rows or leave them out (thinktune data convert --skip-unusable)",
+            ).add(name)
+
+    @property
+    def faults(self) -> list[Fault]:
+        """What was found so far."""
+        return [tally.fault for tally in self._tallies.values()]
+
+    def _tally(self, severity: Severity, what: str, way_out: str) -> Tally:
+        return self._tallies.setdefault(what, Tally(severity, what, way_out))
+
+
+def by_severity(faults: Iterable[Fault]) -> tuple[Fault, ...]:
+    """Faults that concern a row, errors first."""
+    found = [fault for fault in faults if fault.num_rows]
+    return tuple(sorted(found, key=lambda fault: list(Severity).index(fault.severity)))
 
 
 def row_name(example: Example, place: int) -> str:
@@ -63,138 +139,160 @@ def row_name(example: Example, place: int) -> str:
     return example.where or f"row {place}"
 
 
-def _rows_where(
-    examples: Iterable[Example],
-    severity: Severity,
-    what: str,
-    way_out: str,
-    is_wrong: Callable[[Example], bool],
-) -> Fault:
-    named = enumerate(examples, start=1)
-    rows = tuple(row_name(example, place) for place, example in named if is_wrong(example))
-    return Fault(severity, what, rows, way_out)
+def _texts(example: Example) -> list[tuple[str, str]]:
+    texts = [
+        ("question", example.question),
+        ("reasoning", example.reasoning),
+        ("answer", example.answer),
+    ]
+    if example.system:
+        texts.append(("system prompt", example.system))
+    for turn in example.history:
+        texts += [("earlier turn", turn.content), ("earlier turn", turn.reasoning)]
+    return texts
 
 
-def _texts(example: Example) -> tuple[str, ...]:
-    turns = (text for turn in example.history for text in (turn.content, turn.reasoning))
-    return (example.question, example.reasoning, example.answer, example.system, *turns)
+_TAG = re.compile(r"</?(?:think|thinking|thought|thoughts|reasoning)>", re.IGNORECASE)
+_HEADING = re.compile(
+    r"^[#*\s]*(?:chain of thought|reasoning|thought process|let me think|推理過程|思考過程|推理过程"
+    r"|思考过程|思路)[*\s]*(?:[:：]|$)",
+    re.IGNORECASE | re.MULTILINE,
+)
 
 
-def _has_control_character(example: Example) -> bool:
-    """Control characters but line breaks and tabs, and U+FFFD, which stands for lost text."""
-    return any(
-        character == "\ufffd"
-        or (unicodedata.category(character) == "Cc" and character not in "\n\r\t")
-        for text in _texts(example)
-        for character in text
-    )
+def _tag_in_a_field(example: Example) -> str:
+    for text in (example.question, example.reasoning, example.answer):
+        if "<" in text and (tag := _TAG.search(text)):
+            return tag[0]
+    return ""
+
+
+def _reasoning_in_answer(example: Example) -> str:
+    reasoning, answer = example.reasoning.strip(), example.answer.strip()
+    if 0 < len(reasoning) < len(answer) and reasoning in answer:
+        return "the whole reasoning"
+    if ":" not in answer and "：" not in answer and "\n" not in answer:
+        return ""
+    heading = _HEADING.search(answer)
+    return heading[0].strip() if heading else ""
+
+
+def _only_restates(example: Example) -> bool:
+    reasoning, answer = example.reasoning, example.answer
+    if len(reasoning) > RESTATED_LENGTH * len(answer) or reasoning.strip() == answer.strip():
+        return False
+    pairs = set(pairwise(word.casefold() for word in find_words(reasoning)))
+    said = set(pairwise(word.casefold() for word in find_words(answer)))
+    return bool(pairs) and len(pairs & said) >= RESTATED_RATE * len(pairs)
+
+
+_GROUPING = re.compile(r"(?<=\d)[,' \u00a0\u2009\u202f](?=\d{3})")
+
+
+def _concludes_otherwise(example: Example) -> bool:
+    reference = (example.reference or "").strip().casefold()
+    if not reference or reference not in example.answer.casefold():
+        return False
+    if reference in example.reasoning.casefold():
+        return False
+    number = find_number(reference) if is_number(reference) else None
+    return number is None or f"{number:f}" not in _GROUPING.sub("", example.reasoning)
 
 
 def _answer_in_question(example: Example) -> bool:
-    answer = example.answer.strip().casefold()
-    if count_words(answer) < MIN_LEAKED_WORDS:
+    question, answer = example.question.casefold(), example.answer.strip().casefold()
+    if len(answer) <= len(question) and answer in question:
+        return count_words(answer) >= MIN_LEAKED_WORDS
+    reference = (example.reference or "").strip().casefold()
+    if len(reference) < 2 or reference not in question:
         return False
-    return answer in example.question.casefold()
+    return not is_number(reference) and count_words(reference) >= MIN_LEAKED_WORDS
 
 
-ROW_CHECKS: tuple[tuple[Severity, str, str, Callable[[Example], bool]], ...] = (
-    (
+TOO_SHORT = (
+    Severity.WARNING,
+    f"reasoning shorter than {MIN_REASONING_WORDS} words",
+    "a model trained on short reasoning thinks as briefly; write the steps out",
+)
+ROW_CHECKS = (
+    RowCheck(
         Severity.ERROR,
         "the reasoning is the answer",
         "write the steps that lead to the answer, or leave the rows out",
         lambda example: example.reasoning.strip() == example.answer.strip(),
     ),
-    (
-        Severity.WARNING,
-        f"reasoning shorter than {MIN_REASONING_WORDS} words",
-        "a model trained on short reasoning thinks as briefly; write the steps out",
-        lambda example: count_words(example.reasoning) < MIN_REASONING_WORDS,
+    RowCheck(
+        Severity.ERROR,
+        "think tags within a text",
+        "they would open or close the reasoning a second time; take them out",
+        _tag_in_a_field,
     ),
-    (
+    RowCheck(
         Severity.WARNING,
-        "control characters or the replacement character U+FFFD",
-        "usually text that was read in the wrong encoding; make the file again from its origin",
-        _has_control_character,
+        "reasoning within the answer",
+        "it is learned as part of what the reader gets; move it to the reasoning",
+        _reasoning_in_answer,
     ),
-    (
+    RowCheck(
+        Severity.WARNING,
+        "reasoning that only restates the answer",
+        "write the steps that lead to it, or leave the rows out",
+        _only_restates,
+    ),
+    RowCheck(
+        Severity.WARNING,
+        "the reference is in the answer, and never reached in the reasoning",
+        "a model learns to answer without regard to what it thought; let the reasoning conclude",
+        _concludes_otherwise,
+    ),
+    RowCheck(
         Severity.NOTE,
-        "the answer's text is in the question",
+        "the answer or the reference is in the question",
         "fine where the question lists choices; elsewhere the question gives the answer away",
         _answer_in_question,
     ),
-    (
+    RowCheck(
         Severity.NOTE,
         "white space before or after a text",
-        "the template drops it around reasoning and answer, and keeps it in the question; strip it",
+        "the template drops it around reasoning and answer, and keeps it in the question; strip it "
+        "(thinktune data clean)",
         lambda example: any(
             text != text.strip() for text in (example.question, example.reasoning, example.answer)
         ),
     ),
 )
-"""Faults that show in one row alone."""
+"""Faults that show in one row alone, but for those of its texts."""
 
-
-def _asked(example: Example) -> tuple[object, ...]:
-    """What makes two questions the same: the words, and what was said before them."""
-    said = tuple((turn.role, turn.content.strip()) for turn in example.history)
-    return (" ".join(example.question.split()), example.system.strip(), said)
-
-
-def _repeated_questions(examples: Sequence[Example]) -> tuple[Fault, Fault]:
-    groups: dict[tuple[object, ...], list[int]] = defaultdict(list)
-    for place, example in enumerate(examples):
-        groups[_asked(example)].append(place)
-    same: list[int] = []
-    differing: list[int] = []
-    for places in groups.values():
-        if len(places) > 1:
-            answers = {examples[place].answer.strip() for place in places}
-            (differing if len(answers) > 1 else same).extend(places)
-    names = [row_name(example, place) for place, example in enumerate(examples, start=1)]
-    return (
-        Fault(
-            Severity.WARNING,
-            "the same question again, with the same answer",
-            tuple(names[place] for place in sorted(same)),
-            "keep one of each; repeated rows weigh more and are learned by heart",
-        ),
-        Fault(
-            Severity.WARNING,
-            "the same question with different answers",
-            tuple(names[place] for place in sorted(differing)),
-            "keep the right answer; if all are right, say in the question what tells them apart",
-        ),
-    )
-
-
-def find_leaks(examples: Sequence[Example], heldout: Sequence[Example]) -> Fault:
-    """Training rows whose question is also among the held-out ones; no rows if there is none."""
-    where: dict[object, str] = {}
-    for place, example in enumerate(heldout, start=1):
-        where.setdefault(" ".join(example.question.split()), row_name(example, place))
-    rows = (
-        (row_name(example, place), where.get(" ".join(example.question.split())))
-        for place, example in enumerate(examples, start=1)
-    )
-    return Fault(
-        Severity.ERROR,
-        "the question is also among the held-out questions",
-        tuple(f"{name} = {other}" for name, other in rows if other is not None),
-        "take it out of one of the two; a model is not tested on what it was taught",
-    )
-
-
-def _same_opening(examples: Sequence[Example]) -> Fault:
-    groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    for place, example in enumerate(examples, start=1):
-        opening = tuple(word.casefold() for word in find_words(example.reasoning))
-        if len(opening) >= OPENING_WORDS:
-            groups[opening[:OPENING_WORDS]].append(row_name(example, place))
-    rows = max(groups.values(), key=len, default=[])
-    wrong = len(rows) >= MIN_SAME_OPENING and len(rows) > OPENING_RATE * len(examples)
-    return Fault(
+_PERSONAL = (
+    "replace it, or make sure that you may train on it; nothing is removed for you, and a model "
+    "can give back what it was trained on"
+)
+TEXT_FAULTS: dict[FaultKind, tuple[Severity, str, str]] = {
+    FaultKind.CONTROL: (
         Severity.WARNING,
-        f"reasoning that begins with the same {OPENING_WORDS} words",
-        tuple(rows) if wrong else (),
-        "a template is learned instead of thinking; vary how the reasoning starts",
-    )
+        "control characters or the replacement character U+FFFD",
+        "usually text that was read in the wrong encoding; make the file again from its origin",
+    ),
+    FaultKind.INVISIBLE: (
+        Severity.NOTE,
+        "invisible characters: zero width, or marks of direction",
+        "they are tokens a model learns to write; take them out (thinktune data clean)",
+    ),
+    FaultKind.MOJIBAKE: (
+        Severity.WARNING,
+        "text that was read in the wrong encoding",
+        "make the file again from its origin, or mend it (thinktune data clean --fix mojibake)",
+    ),
+    FaultKind.HTML: (
+        Severity.WARNING,
+        "HTML tags or entities",
+        "a model learns to write them; take them out (thinktune data clean --fix html)",
+    ),
+    **{
+        kind: (Severity.WARNING, f"personal data: {kind}", _PERSONAL)
+        for kind in FaultKind
+        if kind in PERSONAL
+    },
+    FaultKind.NAME: (Severity.NOTE, "personal data: name with a title", _PERSONAL),
+}
+"""Faults of a text by kind: severity, what it is, and the way out."""

@@ -74,8 +74,9 @@ def as_rows(records: Iterable[object], label: str) -> Iterator[Row]:
     wrong: list[int] = []
     for number, record in enumerate(records, start=1):
         if isinstance(record, Mapping):
-            cells = {str(name): _none_if_nan(value) for name, value in record.items()}
-            yield Row(label, number, cells)
+            if any(value != value for value in record.values()):  # NaN, as Parquet has it
+                record = {name: _none_if_nan(value) for name, value in record.items()}
+            yield Row(label, number, record)
         else:
             wrong.append(number)
     if wrong:

@@ -1,19 +1,26 @@
-"""What a set of examples holds and how long it is, in one value."""
+"""What a set of examples holds, how long it is and what is wrong with it, in one value."""
 
+from array import array
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
-from statistics import median
-from typing import NamedTuple
-
-from transformers import PreTrainedTokenizerBase
+from itertools import accumulate
 
 from thinktune.data.example import Example
-from thinktune.data.faults import Fault, find_faults, row_name
-from thinktune.data.segments import Rendered, Segment
+from thinktune.data.faults import FIELDS, Fault, RowFaults, Severity, by_severity, row_name
+from thinktune.data.near_duplicates import THRESHOLD, Progress
+from thinktune.data.script_faults import Scripts
+from thinktune.data.segments import Segment
+from thinktune.data.set_faults import Leaks, Names, Near, Openings, Repeated, imbalance
+from thinktune.data.sources import Unusable
 from thinktune.data.template import Overlong, Template, fit
+from thinktune.errors import DataError
 from thinktune.words import count_words
+
+COLLAPSE_RATE = 0.2
+"""Reasoning with less than this share of the words that the base model writes is far shorter."""
+MAX_REFERENCES = 100_000
+"""So many different references are counted; more than this are no labels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +34,23 @@ class Quantiles:
     maximum: int
 
     @classmethod
-    def of(cls, lengths: Sequence[int]) -> "Quantiles":
-        """Summarise at least one length.
+    def of(cls, lengths: Sequence[int] | Mapping[int, int]) -> "Quantiles":
+        """Summarise at least one length, or lengths and how often each occurs.
 
         >>> Quantiles.of([4, 1, 2, 3])
         Quantiles(minimum=1, median=2.5, p95=4, maximum=4)
         """
-        ordered = sorted(lengths)
-        rank = -(-95 * len(ordered) // 100)
-        return cls(ordered[0], float(median(ordered)), ordered[rank - 1], ordered[-1])
+        counted = sorted(Counter(lengths).items())
+        ends = list(accumulate(count for _, count in counted))
+        total = ends[-1]
+
+        def at(rank: int) -> int:
+            return next(
+                length for (length, _), end in zip(counted, ends, strict=True) if end > rank
+            )
+
+        middle = (at((total - 1) // 2) + at(total // 2)) / 2
+        return cls(counted[0][0], middle, at(-(-95 * total // 100) - 1), counted[-1][0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,118 +72,196 @@ class TokenLengths:
 class Inspection:
     """What ``thinktune data inspect`` shows."""
 
+    num_rows: int
+    """All of them, those that cannot be used too."""
     num_examples: int
+    num_heldout: int
     num_with_reference: int
     num_with_system: int
     num_with_history: int
     references: dict[str, int]
-    """How often each reference occurs, most frequent first."""
+    """How often each reference occurs, most frequent first; empty if there are too many."""
     words: dict[str, Quantiles]
     """By field: question, reasoning, answer. A Chinese or Japanese character is a word."""
     characters: dict[str, Quantiles]
+    histograms: dict[str, dict[int, int]]
+    """By field: how many rows have so many words."""
+    scripts: dict[str, dict[str, int]]
+    """By field: how many rows are in which script, most frequent first."""
     tokens: TokenLengths | None
     """None without a template."""
     faults: tuple[Fault, ...] = field(default=())
     """Errors first."""
 
-
-class Span(NamedTuple):
-    """A run of tokens of one segment, as text."""
-
-    text: str
-    segment: Segment
-    carries_loss: bool
+    @property
+    def num_unusable(self) -> int:
+        """Rows that cannot become examples."""
+        return self.num_rows - self.num_examples
 
 
 def inspect(
-    examples: Sequence[Example],
+    examples: Iterable[Example | Unusable],
     *,
     heldout: Sequence[Example] = (),
     template: Template | None = None,
     max_length: int | None = None,
+    near: float | None = THRESHOLD,
+    base_words: int | None = None,
+    progress: Progress | None = None,
 ) -> Inspection:
-    """Count, measure and check ``examples``; nothing is changed.
+    """Count, measure and check ``examples`` as they come; nothing is changed.
+
+    Memory grows by 84 bytes a row, and with ``near`` by about 500 more; no text is kept.
 
     Args:
-        examples: at least one.
+        examples: at least one; rows that cannot be used are counted as a fault of theirs.
         heldout: held-out questions, to find those that are also among the examples.
         template: renders the examples to measure them in tokens.
         max_length: most tokens of a row, beside the template's own limit.
+        near: least similarity of questions that are nearly the same; None does not look for them.
+        base_words: words of the base model's reasoning before training, as a median, to say
+            whether this data would make it collapse; None does not ask.
+        progress: told how far the search for near-duplicates is.
 
     Raises:
-        ValueError: there are no examples.
-        DataError: the template cannot render an example (reasoning or answer is empty).
+        ValueError: there are no rows.
     """
-    if not examples:
-        raise ValueError("nothing to inspect: no examples")
-    fields = ("question", "reasoning", "answer")
-    texts = {name: [str(getattr(example, name)) for example in examples] for name in fields}
-    references = Counter(e.reference for e in examples if e.reference is not None)
-    return Inspection(
-        num_examples=len(examples),
-        num_with_reference=references.total(),
-        num_with_system=sum(bool(example.system) for example in examples),
-        num_with_history=sum(bool(example.history) for example in examples),
-        references=dict(references.most_common()),
-        words={name: Quantiles.of([count_words(t) for t in texts[name]]) for name in fields},
-        characters={name: Quantiles.of([len(t) for t in texts[name]]) for name in fields},
-        tokens=None if template is None else _measure(template, examples, max_length),
-        faults=tuple(find_faults(examples, heldout)),
-    )
-
-
-def spans(
-    rendered: Rendered,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    weights: Mapping[Segment, float] | None = None,
-) -> list[Span]:
-    """Text of a rendered row by segment, for colouring.
-
-    Whole runs are decoded, never single tokens: a character may be several byte-level tokens.
-
-    Args:
-        rendered: the row.
-        tokenizer: the one it was rendered with.
-        weights: loss weight of each segment; None for the same weight after the prompt.
-    """
-    carries = [
-        place >= rendered.prompt_length and (weights is None or weights.get(segment, 0.0) > 0)
-        for place, segment in enumerate(rendered.segments)
-    ]
-    tokens = zip(rendered.segments, carries, rendered.tokens, strict=True)
-    result: list[Span] = []
-    for (segment, carries_loss), run in groupby(tokens, key=lambda token: token[:2]):
-        ids = [number for _, _, number in run]
-        text = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        result.append(Span(str(text), segment, carries_loss))
-    return result
-
-
-def _measure(
-    template: Template, examples: Sequence[Example], max_length: int | None
-) -> TokenLengths:
-    limits = [n for n in (max_length, template.config.max_length) if n is not None]
-    limit = min(limits, default=None)
-    lengths: dict[str, list[int]] = defaultdict(list)
-    dropped: list[tuple[str, int]] = []
-    shortened: list[tuple[str, int]] = []
-    for place, example in enumerate(examples, start=1):
-        rendered = template.render(example)
-        for kind in (Segment.PROMPT, Segment.REASONING, Segment.ANSWER):
-            lengths[kind.name.lower()].append(rendered.segments.count(kind))
-        lengths["row"].append(len(rendered.tokens))
-        if limit is None or len(rendered.tokens) <= limit:
+    found = _Found(heldout, near)
+    tokens = None if template is None else _Tokens(template, max_length)
+    for item in examples:
+        found.num_rows += 1
+        if isinstance(item, Unusable):
+            found.row_faults.add_unusable(item.reasons, item.where)
             continue
-        fitted = fit(template, example, rendered, limit)
+        found.add(item)
+        if tokens is not None:
+            tokens.add(item, row_name(item, found.num_rows))
+    if not found.num_rows:
+        raise ValueError("nothing to inspect: no examples")
+    return found.inspection(None if tokens is None else tokens.lengths, base_words, progress)
+
+
+class _Found:
+    """What was seen of the rows so far."""
+
+    def __init__(self, heldout: Sequence[Example], near: float | None) -> None:
+        self.num_rows = 0
+        self.row_faults = RowFaults()
+        self._num_heldout = len(heldout)
+        self._num_examples = self._num_with_reference = 0
+        self._num_with_system = self._num_with_history = 0
+        self._references: Counter[str] = Counter()
+        self._words, self._characters = array("L"), array("L")  # of the fields in turn
+        self._names, self._scripts, self._leaks = Names(), Scripts(), Leaks(heldout)
+        self._repeated, self._openings = Repeated(), Openings()
+        self._near = None if near is None else Near(heldout, near)
+
+    def add(self, example: Example) -> None:
+        name = row_name(example, self.num_rows)
+        self._num_examples += 1
+        self._num_with_system += bool(example.system)
+        self._num_with_history += bool(example.history)
+        if example.reference is not None:
+            self._num_with_reference += 1
+            if len(self._references) < MAX_REFERENCES:
+                self._references[example.reference] += 1
+        texts = (example.question, example.reasoning, example.answer)
+        words = tuple(map(count_words, texts))
+        self._words.extend(words)
+        self._characters.extend(map(len, texts))
+        self._names.add(name)
+        self.row_faults.add(example, name, reasoning_words=words[1])
+        self._scripts.add(example, name)
+        self._leaks.add(example, name)
+        self._repeated.add(example)
+        self._openings.add(example)
+        if self._near is not None:
+            self._near.add(example)
+
+    def inspection(
+        self, tokens: TokenLengths | None, base_words: int | None, progress: Progress | None
+    ) -> Inspection:
+        usable = self._num_examples
+        histograms = {of: Counter(self._words[at::3]) for at, of in enumerate(FIELDS)}
+        characters = {of: Counter(self._characters[at::3]) for at, of in enumerate(FIELDS)}
+        words = {of: Quantiles.of(counts) for of, counts in histograms.items()} if usable else {}
+        few = len(self._references) < MAX_REFERENCES
+        references = dict(self._references.most_common()) if few else {}
+        faults = [self._leaks.fault, *self.row_faults.faults, *self._scripts.faults]
+        if usable:
+            faults += self._repeated.faults(self._names) + self._openings.faults(self._names)
+            faults += _collapse(words["reasoning"], base_words, usable)
+        if self._near is not None and usable:
+            faults += self._near.faults(self._names, progress)
+        faults += imbalance(references)
+        return Inspection(
+            num_rows=self.num_rows,
+            num_examples=usable,
+            num_heldout=self._num_heldout,
+            num_with_reference=self._num_with_reference,
+            num_with_system=self._num_with_system,
+            num_with_history=self._num_with_history,
+            references=references,
+            words=words,
+            characters={of: Quantiles.of(n) for of, n in characters.items()} if usable else {},
+            histograms={of: dict(sorted(counts.items())) for of, counts in histograms.items()},
+            scripts={
+                of: {str(script): number for script, number in counted.most_common()}
+                for of, counted in self._scripts.counts.items()
+            },
+            tokens=tokens,
+            faults=by_severity(faults),
+        )
+
+
+def _collapse(reasoning: Quantiles, base_words: int | None, num_examples: int) -> list[Fault]:
+    if base_words is None or reasoning.median >= COLLAPSE_RATE * base_words:
+        return []
+    return [
+        Fault(
+            Severity.WARNING,
+            f"reasoning far shorter than the base model's: {reasoning.median:.0f} words to "
+            f"{base_words}",
+            (),
+            "the tuned model will think as briefly as its data; write the steps out, or let a "
+            "teacher (thinktune distill)",
+            num_examples,
+        )
+    ]
+
+
+class _Tokens:
+    """Lengths in tokens of the rows that can be rendered."""
+
+    def __init__(self, template: Template, max_length: int | None) -> None:
+        limits = [n for n in (max_length, template.config.max_length) if n is not None]
+        self._template, self._limit = template, min(limits, default=None)
+        self._counts: dict[str, Counter[int]] = defaultdict(Counter)
+        self._dropped: list[tuple[str, int]] = []
+        self._shortened: list[tuple[str, int]] = []
+
+    def add(self, example: Example, name: str) -> None:
+        try:
+            rendered = self._template.render(example)
+        except DataError:
+            return  # a tag within a text, which is a fault of its own
+        for kind in (Segment.PROMPT, Segment.REASONING, Segment.ANSWER):
+            self._counts[kind.name.lower()][rendered.segments.count(kind)] += 1
+        self._counts["row"][len(rendered.tokens)] += 1
+        if self._limit is None or len(rendered.tokens) <= self._limit:
+            return
+        fitted = fit(self._template, example, rendered, self._limit)
         if fitted is None:
-            dropped.append((row_name(example, place), len(rendered.tokens)))
+            self._dropped.append((name, len(rendered.tokens)))
         else:
-            shortened.append((row_name(example, place), fitted.removed_tokens))
-    return TokenLengths(
-        segments={kind: Quantiles.of(numbers) for kind, numbers in lengths.items()},
-        max_length=limit,
-        overlong=template.config.overlong,
-        dropped=tuple(dropped),
-        shortened=tuple(shortened),
-    )
+            self._shortened.append((name, fitted.removed_tokens))
+
+    @property
+    def lengths(self) -> TokenLengths:
+        return TokenLengths(
+            segments={kind: Quantiles.of(counts) for kind, counts in self._counts.items()},
+            max_length=self._limit,
+            overlong=self._template.config.overlong,
+            dropped=tuple(self._dropped),
+            shortened=tuple(self._shortened),
+        )

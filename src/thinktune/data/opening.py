@@ -98,6 +98,7 @@ def open_text(path: Path, label: str, *, newline: str = "\n") -> Iterator[TextIO
         DataError: not UTF-8, with byte and line; or the compressed file is broken or cut off.
         ConfigError: a .zst file without zstandard.
     """
+    broken = _broken_archives()  # found now: a stream may be closed while Python ends
     with open_bytes(path, label) as raw:
         try:
             text = io.TextIOWrapper(raw, _encoding(raw.peek(4)[:4]), newline=newline)
@@ -107,7 +108,7 @@ def open_text(path: Path, label: str, *, newline: str = "\n") -> Iterator[TextIO
                 text.detach()
         except UnicodeDecodeError as error:
             raise DataError(_not_utf8(path, label, error)) from error
-        except _broken_archives() as error:
+        except broken as error:
             raise DataError(
                 f"{label}: broken or cut off as a {path.suffix} file: {error}; fetch it again"
             ) from error

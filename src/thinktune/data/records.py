@@ -192,8 +192,11 @@ def _text(row: Row, columns: Mapping[str, str], field: str) -> str:
 
 def _metadata(row: Row, columns: Mapping[str, str]) -> dict[str, object]:
     """Everything that no field took; a plain ``metadata`` object is not nested again."""
-    taken = {name for field, name in columns.items() if field not in ("id", "metadata")}
+    taken = columns.values()
     held = {name: value for name, value in row.cells.items() if name not in taken}
+    for field in ("id", "metadata"):
+        if columns.get(field) in row.cells:
+            held[columns[field]] = row.cells[columns[field]]
     if "id" in columns and columns["id"] in held:
         held["id"] = held.pop(columns["id"])
     nested = held.get(columns.get("metadata", ""))

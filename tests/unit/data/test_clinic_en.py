@@ -10,7 +10,8 @@ from datasketch import MinHash
 
 from thinktune.answers import find_labels
 from thinktune.data.example import Example
-from thinktune.data.faults import find_faults
+from thinktune.data.faults import Severity
+from thinktune.data.inspection import inspect
 from thinktune.data.sources import read_examples
 
 DISEASES = (
@@ -86,9 +87,12 @@ def test_every_reasoning_weighs_the_reference_against_another_disease() -> None:
     assert ids(wrong) == []
 
 
-def test_the_data_doctor_finds_no_fault() -> None:
-    assert find_faults(rows("train"), rows("test")) == []
-    assert find_faults(rows("test")) == []
+def test_the_data_doctor_finds_one_opening_too_often_and_no_fault() -> None:
+    for found in (inspect(rows("train"), heldout=rows("test")), inspect(rows("test"))):
+        (note,) = found.faults  # its rows are plain, for a model of 135M
+        assert note.severity is Severity.NOTE
+        assert "begins with the same" in note.what
+        assert note.num_rows < 0.17 * found.num_rows
 
 
 def test_red_flags_are_equally_frequent_in_every_disease() -> None:

@@ -4,8 +4,9 @@ import pytest
 
 from tests.tokenizers import r1_0528, r1_llama, smollm2
 from thinktune.data.example import Example, Role, Turn
-from thinktune.data.inspection import Quantiles, inspect, spans
+from thinktune.data.inspection import Quantiles, inspect
 from thinktune.data.segments import Rendered, Segment
+from thinktune.data.spans import spans
 from thinktune.data.template import Overlong, Template, TemplateConfig
 
 EXAMPLES = [
