@@ -1,7 +1,7 @@
 """Teach a distilled reasoning model your chain of thought, and prove what changed.
 
-The stages as functions: `read_recipe`, `run_recipe`, `evaluate_run`, `load_model` and
-`load_run_model`.
+The stages as functions: `read_recipe`, `run_recipe`, `evaluate_run`, `load_model`,
+`load_run_model` and `distill`. The data workbench is `thinktune.data`.
 """
 
 from importlib import import_module
@@ -12,6 +12,7 @@ _HOMES = {
     "evaluate_run": "pipeline",
     "load_model": "loading",
     "load_run_model": "loading",
+    "distill": "teacher.distilling",
     "ThinktuneError": "errors",
 }
 __all__ = list(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll] - found on first use

@@ -178,6 +178,7 @@ def inspection_view(inspection: Inspection, source: str) -> Group:
             Text(
                 f"limit {tokens.max_length} tokens ({tokens.overlong}): {touched} rows touched: "
                 f"{len(tokens.shortened)} shortened, {len(tokens.dropped)} dropped"
+                + (f"; template.overlong=drop would drop {touched}, fail stop" if touched else "")
             )
         )
     parts += [_fault(fault) for fault in inspection.faults]
@@ -188,7 +189,16 @@ def inspection_view(inspection: Inspection, source: str) -> Group:
 
 def _fault(fault: Fault) -> Text:
     style = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
-    rows = ", ".join(fault.rows[:5]) + (" ..." if fault.num_rows > 5 else "")
+    rows = _some_rows(fault.rows[:5]) + (" ..." if fault.num_rows > 5 else "")
     head = (f"{fault.severity}: ", style[fault.severity])
     told = f"{fault.what}: {fault.num_rows}" + (f" ({rows})" if rows else "")
     return Text.assemble(head, told, (f"\n  {fault.way_out}", "dim"))
+
+
+def _some_rows(names: Sequence[str]) -> str:
+    """Rows of one file by their numbers: ``train.jsonl rows 3, 8, 14``."""
+    parted = [name.rpartition(" row ") for name in names]
+    labels = {label for label, _, _ in parted}
+    if len(names) > 1 and len(labels) == 1 and all(place.isdecimal() for *_, place in parted):
+        return f"{labels.pop()} rows " + ", ".join(place for *_, place in parted)
+    return ", ".join(names)

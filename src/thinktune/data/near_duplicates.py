@@ -86,7 +86,7 @@ class NearDuplicates:
         each is compared with its 64 neighbours on either side. This finds all pairs of equal key
         among up to 65 different texts. Among more (a template filled in often) a lone pair may be
         missed; a group of any size is found, since its texts are each other's neighbours. Time
-        grows as n log n: 200,000 texts take 2 to 7 s, all of one template at worst 150 s.
+        grows as n log n: 200,000 texts take 2 to 10 s, all of one template 100 to 150 s.
 
         Args:
             threshold: least similarity of a pair, from 0.7 to 1.

@@ -49,7 +49,7 @@ class Contamination:
     """
 
     def __init__(self, questions: Iterable[str], answers: Iterable[str] = ()) -> None:
-        """Read an evaluation file's texts, once; about 10,000 of 500 characters a second."""
+        """Read an evaluation file's texts, once; about 6,000 of 250 characters a second."""
         runs: list[Hashes] = [np.zeros(0, np.uint64)]
         seen: set[bytes] = set()
         self._shorter: set[bytes] = set()
@@ -84,7 +84,7 @@ class Contamination:
     def overlap(self, text: str) -> str | None:
         """Give the first stretch of a text that an evaluation text holds too; None for none.
 
-        Linear in the text: about 13,000 texts of 550 characters a second.
+        Linear in the text: about 10,000 texts of 550 characters a second.
         """
         words = word_hashes(text, signs=False)
         shared = self._shared_run(words)
