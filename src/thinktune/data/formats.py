@@ -102,10 +102,11 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     """
     with text_aside(path) as file:
         for number, row in enumerate(rows, start=1):
-            file.write(_json_line(row, f"{path.name} row {number}"))
+            file.write(json_line(row, f"{path.name} row {number}"))
 
 
-def _json_line(row: Mapping[str, object], where: str) -> str:
+def json_line(row: Mapping[str, object], where: str) -> str:
+    """Write a row as one line; ``where`` names it where JSON cannot hold a value."""
     try:
         line = json.dumps(row, ensure_ascii=False, allow_nan=False, default=_plain)
         line.encode()  # half a surrogate pair is no text that a file could hold

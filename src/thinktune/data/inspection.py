@@ -4,7 +4,7 @@ from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, islice
 
 from thinktune.data.example import Example
 from thinktune.data.faults import FIELDS, Fault, RowFaults, Severity, by_severity, row_name
@@ -19,6 +19,7 @@ from thinktune.words import count_words
 
 COLLAPSE_RATE = 0.2
 """Reasoning with less than this share of the words that the base model writes is far shorter."""
+BATCH_ROWS = 256
 MAX_REFERENCES = 100_000
 """So many different references are counted; more than this are no labels."""
 
@@ -128,14 +129,11 @@ def inspect(
     """
     found = _Found(heldout, near)
     tokens = None if template is None else _Tokens(template, max_length)
-    for item in examples:
-        found.num_rows += 1
-        if isinstance(item, Unusable):
-            found.row_faults.add_unusable(item.reasons, item.where)
-            continue
-        found.add(item)
-        if tokens is not None:
-            tokens.add(item, row_name(item, found.num_rows))
+    items = iter(examples)
+    while batch := list(islice(items, BATCH_ROWS)):
+        for example, name in found.add(batch):
+            if tokens is not None:
+                tokens.add(example, name)
     if not found.num_rows:
         raise ValueError("nothing to inspect: no examples")
     return found.inspection(None if tokens is None else tokens.lengths, base_words, progress)
@@ -146,7 +144,7 @@ class _Found:
 
     def __init__(self, heldout: Sequence[Example], near: float | None) -> None:
         self.num_rows = 0
-        self.row_faults = RowFaults()
+        self._row_faults = RowFaults()
         self._num_heldout = len(heldout)
         self._num_examples = self._num_with_reference = 0
         self._num_with_system = self._num_with_history = 0
@@ -156,27 +154,44 @@ class _Found:
         self._repeated, self._openings = Repeated(), Openings()
         self._near = None if near is None else Near(heldout, near)
 
-    def add(self, example: Example) -> None:
-        name = row_name(example, self.num_rows)
-        self._num_examples += 1
-        self._num_with_system += bool(example.system)
-        self._num_with_history += bool(example.history)
-        if example.reference is not None:
-            self._num_with_reference += 1
-            if len(self._references) < MAX_REFERENCES:
-                self._references[example.reference] += 1
-        texts = (example.question, example.reasoning, example.answer)
-        words = tuple(map(count_words, texts))
-        self._words.extend(words)
-        self._characters.extend(map(len, texts))
-        self._names.add(name)
-        self.row_faults.add(example, name, reasoning_words=words[1])
-        self._scripts.add(example, name)
-        self._leaks.add(example, name)
-        self._repeated.add(example)
-        self._openings.add(example)
+    def add(self, batch: Sequence[Example | Unusable]) -> list[tuple[Example, str]]:
+        """Take in the next rows, check by check, which is faster; give examples and names."""
+        rows: list[tuple[Example, str]] = []
+        for item in batch:
+            self.num_rows += 1
+            if isinstance(item, Example):
+                rows.append((item, row_name(item, self.num_rows)))
+            else:
+                self._row_faults.add_unusable(item.reasons, item.where)
+        for (example, name), words in zip(rows, self._count(rows), strict=True):
+            self._row_faults.add(example, name, reasoning_words=words)
+        for example, name in rows:
+            self._scripts.add(example, name)
+        for example, name in rows:
+            self._names.add(name)
+            self._leaks.add(example, name)
+            self._repeated.add(example)
+            self._openings.add(example)
         if self._near is not None:
-            self._near.add(example)
+            for example, _ in rows:
+                self._near.add(example)
+        return rows
+
+    def _count(self, rows: Sequence[tuple[Example, str]]) -> Iterable[int]:
+        """Count what the rows hold; give the words of each reasoning."""
+        before = len(self._words)
+        for example, _ in rows:
+            self._num_examples += 1
+            self._num_with_system += bool(example.system)
+            self._num_with_history += bool(example.history)
+            if example.reference is not None:
+                self._num_with_reference += 1
+                if len(self._references) < MAX_REFERENCES:
+                    self._references[example.reference] += 1
+            texts = (example.question, example.reasoning, example.answer)
+            self._words.extend(map(count_words, texts))
+            self._characters.extend(map(len, texts))
+        return self._words[before + 1 :: 3]
 
     def inspection(
         self, tokens: TokenLengths | None, base_words: int | None, progress: Progress | None
@@ -187,7 +202,7 @@ class _Found:
         words = {of: Quantiles.of(counts) for of, counts in histograms.items()} if usable else {}
         few = len(self._references) < MAX_REFERENCES
         references = dict(self._references.most_common()) if few else {}
-        faults = [self._leaks.fault, *self.row_faults.faults, *self._scripts.faults]
+        faults = [self._leaks.fault, *self._row_faults.faults, *self._scripts.faults]
         if usable:
             faults += self._repeated.faults(self._names) + self._openings.faults(self._names)
             faults += _collapse(words["reasoning"], base_words, usable)

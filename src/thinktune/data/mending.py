@@ -10,7 +10,7 @@ from typing import TextIO
 from thinktune.atomic import text_aside, write_text
 from thinktune.data.cards import Mended, RowList, Touched, command_line, data_card, earlier_steps
 from thinktune.data.example import Example
-from thinktune.data.formats import READERS, _json_line
+from thinktune.data.formats import READERS, json_line
 from thinktune.data.intake import Source, usable
 from thinktune.data.provenance import Step, row_after
 from thinktune.data.records import to_row
@@ -122,7 +122,7 @@ class Output:
     def keep(self, example: Example, part: str = "", **more: object) -> None:
         """Write a row with its provenance; ``more`` goes into the record of this step."""
         row = row_after(example, self._step, **more)
-        self.write_line(_json_line(row, example.where), part)
+        self.write_line(json_line(row, example.where), part)
 
     def write_line(self, line: str, part: str = "") -> None:
         """Write a row that is a line of JSON already."""
@@ -154,7 +154,7 @@ class Output:
     ) -> None:
         self._dropped[reason] = self._dropped.get(reason, RowList()).add(where)
         held = {**row, "left_out": {"source": where, "step": self._step.name, "reasons": [*told]}}
-        self._file(self._rejected).write(_json_line(held, where))
+        self._file(self._rejected).write(json_line(held, where))
 
     def _file(self, path: Path) -> TextIO:
         if path not in self._open:

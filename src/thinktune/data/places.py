@@ -17,6 +17,9 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 SHARD = re.compile(r"(.+)-(\d+)-of-(\d+)")
 """One part of a split that the Hub's tools wrote as several files."""
 
+LEFT_OUT = (".rejected.jsonl", ".requests.jsonl")
+"""Ends of files that our own commands lay beside their output: what they left out, and replies."""
+
 NOT_ROWS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 """Files that the Hub's tools put beside the data."""
 
@@ -97,6 +100,7 @@ def _read_folder(folder: Path, split: str | None, source: str) -> tuple[Iterator
         if format_of(path) in READERS
         and path.is_file()
         and path.name not in NOT_ROWS
+        and not path.name.endswith(LEFT_OUT)
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
     if not paths:

@@ -90,3 +90,9 @@ def test_a_stream_sees_columns_that_only_later_rows_have(tmp_path: Path) -> None
     *_, last = stream_examples(str(tmp_path / "a.jsonl"))
     assert not isinstance(last, Unusable)
     assert last.reference == "flu"
+
+
+def test_what_a_command_left_out_is_not_read_with_the_folder(tmp_path: Path) -> None:
+    for name in ("rows.jsonl", "rows.rejected.jsonl", "rows.requests.jsonl"):
+        (tmp_path / name).write_text(LINES, encoding="utf-8")
+    assert len(read_examples(str(tmp_path))) == 3
