@@ -1,6 +1,7 @@
 """Words of a text, in scripts with and without spaces between them."""
 
 import re
+from collections.abc import Sequence
 
 UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
@@ -45,3 +46,22 @@ def count_words(text: str) -> int:
             return shape.count(b" w") + shape.count(b" .")
     unspaced = sum(map(len, _UNSPACED_RUN.findall(text)))
     return unspaced + len(_SPACED_WORD.findall(text))
+
+
+def count_words_each(texts: Sequence[str]) -> list[int]:
+    """Count the words of each text, all of them in one pass where they are plain ASCII.
+
+    >>> count_words_each(["It's 38.5", "流感", ""])
+    [2, 2, 0]
+    """
+    whole = " ".join(("", *texts, ""))
+    if whole.isascii():
+        shape = whole.encode().translate(_SHAPE)
+        if b".." not in shape and b" . " not in shape:
+            counts, start = [], 0
+            for text in texts:
+                end = start + 1 + len(text)
+                counts.append(shape.count(b" w", start, end) + shape.count(b" .", start, end))
+                start = end
+            return counts
+    return [count_words(text) for text in texts]

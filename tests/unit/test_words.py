@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thinktune.words import count_words, find_words
+from thinktune.words import count_words, count_words_each, find_words
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,8 @@ def test_words_are_counted_in_scripts_with_and_without_spaces(text: str, num: in
 @given(st.text(alphabet="ab1_'.’“—° ,-\n流感éก", max_size=14))
 def test_counting_and_finding_agree(text: str) -> None:
     assert count_words(text) == len(find_words(text))
+
+
+@given(st.lists(st.text(alphabet="ab_'. ,-", max_size=9), max_size=4))
+def test_texts_counted_together_are_counted_apart(texts: list[str]) -> None:
+    assert count_words_each(texts) == [len(find_words(text)) for text in texts]

@@ -1,7 +1,7 @@
 """What can be wrong with a row by itself, and the way out."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
@@ -128,12 +128,6 @@ class RowFaults:
         return self._tallies.setdefault(what, Tally(severity, what, way_out))
 
 
-def by_severity(faults: Iterable[Fault]) -> tuple[Fault, ...]:
-    """Faults that concern a row, errors first."""
-    found = [fault for fault in faults if fault.num_rows]
-    return tuple(sorted(found, key=lambda fault: list(Severity).index(fault.severity)))
-
-
 def row_name(example: Example, place: int) -> str:
     """Where an example comes from, or its place counted from 1."""
     return example.where or f"row {place}"
@@ -190,13 +184,22 @@ _GROUPING = re.compile(r"(?<=\d)[,' \u00a0\u2009\u202f](?=\d{3})")
 
 
 def _concludes_otherwise(example: Example) -> bool:
-    reference = (example.reference or "").strip().casefold()
+    if example.reference is None or example.reference in example.reasoning:
+        return False
+    reference = example.reference.strip().casefold()
     if not reference or reference not in example.answer.casefold():
         return False
     if reference in example.reasoning.casefold():
         return False
     number = find_number(reference) if is_number(reference) else None
     return number is None or f"{number:f}" not in _GROUPING.sub("", example.reasoning)
+
+
+def _has_space_around(example: Example) -> bool:
+    question, reasoning, answer = example.question, example.reasoning, example.answer
+    return (
+        question != question.strip() or reasoning != reasoning.strip() or answer != answer.strip()
+    )
 
 
 def _answer_in_question(example: Example) -> bool:
@@ -256,9 +259,7 @@ ROW_CHECKS = (
         "white space before or after a text",
         "the template drops it around reasoning and answer, and keeps it in the question; strip it "
         "(thinktune data clean)",
-        lambda example: any(
-            text != text.strip() for text in (example.question, example.reasoning, example.answer)
-        ),
+        _has_space_around,
     ),
 )
 """Faults that show in one row alone, but for those of its texts."""

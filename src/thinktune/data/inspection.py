@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate, islice
 
 from thinktune.data.example import Example
-from thinktune.data.faults import FIELDS, Fault, RowFaults, Severity, by_severity, row_name
+from thinktune.data.faults import FIELDS, Fault, RowFaults, Severity, row_name
 from thinktune.data.near_duplicates import THRESHOLD, Progress
 from thinktune.data.script_faults import Scripts
 from thinktune.data.segments import Segment
@@ -15,7 +15,7 @@ from thinktune.data.set_faults import Leaks, Names, Near, Openings, Repeated, im
 from thinktune.data.sources import Unusable
 from thinktune.data.template import Overlong, Template, fit
 from thinktune.errors import DataError
-from thinktune.words import count_words
+from thinktune.words import count_words_each
 
 COLLAPSE_RATE = 0.2
 """Reasoning with less than this share of the words that the base model writes is far shorter."""
@@ -189,7 +189,7 @@ class _Found:
                 if len(self._references) < MAX_REFERENCES:
                     self._references[example.reference] += 1
             texts = (example.question, example.reasoning, example.answer)
-            self._words.extend(map(count_words, texts))
+            self._words.extend(count_words_each(texts))
             self._characters.extend(map(len, texts))
         return self._words[before + 1 :: 3]
 
@@ -225,8 +225,14 @@ class _Found:
                 for of, counted in self._scripts.counts.items()
             },
             tokens=tokens,
-            faults=by_severity(faults),
+            faults=_by_severity(faults),
         )
+
+
+def _by_severity(faults: Iterable[Fault]) -> tuple[Fault, ...]:
+    """Faults that concern a row, errors first."""
+    found = [fault for fault in faults if fault.num_rows]
+    return tuple(sorted(found, key=lambda fault: list(Severity).index(fault.severity)))
 
 
 def _collapse(reasoning: Quantiles, base_words: int | None, num_examples: int) -> list[Fault]:
