@@ -196,6 +196,7 @@ class _Found:
     def inspection(
         self, tokens: TokenLengths | None, base_words: int | None, progress: Progress | None
     ) -> Inspection:
+        """What was found, once all rows are in."""
         usable = self._num_examples
         histograms = {of: Counter(self._words[at::3]) for at, of in enumerate(FIELDS)}
         characters = {of: Counter(self._characters[at::3]) for at, of in enumerate(FIELDS)}
@@ -262,6 +263,7 @@ class _Tokens:
         self._shortened: list[tuple[str, int]] = []
 
     def add(self, example: Example, name: str) -> None:
+        """Measure a row, if it can be rendered."""
         try:
             rendered = self._template.render(example)
         except DataError:
@@ -279,6 +281,7 @@ class _Tokens:
 
     @property
     def lengths(self) -> TokenLengths:
+        """Lengths of the rows so far."""
         return TokenLengths(
             segments={kind: Quantiles.of(counts) for kind, counts in self._counts.items()},
             max_length=self._limit,

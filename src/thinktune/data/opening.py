@@ -61,9 +61,11 @@ class _ZstdFile(io.RawIOBase):
         self._out = memoryview(b"")
 
     def readable(self) -> bool:
+        """It is read, never written."""
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # pyright: ignore - io's name for a buffer
+        """Fill the buffer; a file that ends within a frame is an EOFError."""
         while not self._out:
             packed = self._waiting or self._file.read(1 << 17)
             self._waiting = b""
@@ -81,6 +83,7 @@ class _ZstdFile(io.RawIOBase):
         return count
 
     def close(self) -> None:
+        """Close the file below too."""
         self._file.close()
         super().close()
 

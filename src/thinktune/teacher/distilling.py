@@ -61,6 +61,7 @@ class _Work:
     decisions: dict[str, Decision] = field(default_factory=dict)
 
     def is_sampled(self, question: Question) -> bool:
+        """Whether every sample of a question is there."""
         return all(r.key in self.journal for r in question.samples(self.config))
 
     def judgements(self, question: Question) -> Iterator[tuple[int, Request]]:

@@ -99,17 +99,21 @@ class _Round:
 
     @property
     def is_over(self) -> bool:
+        """Whether nothing more is asked."""
         return self._asked.stopped is not None or self.error is not None
 
     def is_new(self, request: Request) -> bool:
+        """Whether the journal lacks a request."""
         known = request.key in self._journal
         self._num_known += known
         return not known
 
     def stop(self, why: str) -> None:
+        """Ask nothing more, and remember why."""
         self._asked.stopped = self._asked.stopped or why
 
     async def ask(self, request: Request) -> None:
+        """Ask one request, and count what came of it."""
         try:
             await self._client.ask(request)
         except SetAsideError as error:
@@ -127,6 +131,7 @@ class _Round:
         self._tell()
 
     def finish(self) -> Asked:
+        """Say how the round ended."""
         self._told = 0.0
         self._tell()
         self._asked.num_retries = self._client.num_retries
