@@ -8,9 +8,10 @@ from thinktune.data.cards import Mended, RowList
 from thinktune.data.example import Example
 from thinktune.data.intake import AnySource, Source, as_source, reread, usable
 from thinktune.data.mending import Output, finished
+from thinktune.data.near_duplicates import Progress
 from thinktune.data.overlap import Contamination
 from thinktune.data.provenance import Step
-from thinktune.data.sameness import Keep, Progress, Sameness
+from thinktune.data.sameness import Keep, Sameness
 
 SAME = "same question and answer"
 NEAR = "nearly the same question"

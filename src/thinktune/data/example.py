@@ -42,3 +42,8 @@ class Example:
     """Everything else the source row held."""
     where: str = ""
     """Where the record comes from, for messages: ``train.jsonl row 12`` (rows count from 1)."""
+
+
+def spoken(example: Example) -> str:
+    """The question after what was said before it: the text that near-duplicates are sought by."""
+    return "\n".join((*(turn.content for turn in example.history), example.question))

@@ -8,10 +8,11 @@ from itertools import accumulate, islice
 
 from thinktune.data.example import Example
 from thinktune.data.faults import FIELDS, Fault, RowFaults, Severity, row_name
+from thinktune.data.names import Names
 from thinktune.data.near_duplicates import THRESHOLD, Progress
 from thinktune.data.script_faults import Scripts
 from thinktune.data.segments import Segment
-from thinktune.data.set_faults import Leaks, Names, Near, Openings, Repeated, imbalance
+from thinktune.data.set_faults import Leaks, Near, Openings, Repeated, imbalance
 from thinktune.data.sources import Unusable
 from thinktune.data.template import Overlong, Template, fit
 from thinktune.errors import DataError

@@ -1,20 +1,17 @@
 """When rows ask and answer the same, or nearly: by keys small enough for a million rows."""
 
 from array import array
-from collections.abc import Callable
 from enum import StrEnum
 from hashlib import blake2b
 
 import numpy as np
 
 from thinktune.answers import normalise
-from thinktune.data.example import Example
+from thinktune.data.example import Example, spoken
 from thinktune.data.intake import Source, usable
-from thinktune.data.near_duplicates import NearDuplicates
+from thinktune.data.names import Names
+from thinktune.data.near_duplicates import NearDuplicates, Progress
 from thinktune.errors import ConfigError
-
-Progress = Callable[[int, int], object]
-"""Told how much of the search for near-duplicates is done, and of how much."""
 
 
 class Keep(StrEnum):
@@ -38,34 +35,6 @@ def question_key(example: Example) -> int:
     return _key(*map(_plain, (example.system, *said, example.question)))
 
 
-def spoken(example: Example) -> str:
-    """The question after what was said before it: the text that near-duplicates are sought by."""
-    return "\n".join((*(turn.content for turn in example.history), example.question))
-
-
-class Places:
-    """Where many rows come from, in 8 bytes each."""
-
-    def __init__(self) -> None:
-        """Start without rows."""
-        self._labels: dict[str, int] = {}
-        self._names: list[str] = []
-        self._files, self._numbers = array("I"), array("I")
-
-    def add(self, where: str) -> None:
-        """Take in the next row: ``train.jsonl row 12``."""
-        label, _, number = where.rpartition(" row ")
-        if label not in self._labels:
-            self._labels[label] = len(self._names)
-            self._names.append(label)
-        self._files.append(self._labels[label])
-        self._numbers.append(int(number))
-
-    def __getitem__(self, place: int) -> str:
-        """Give where the row at ``place`` comes from."""
-        return f"{self._names[self._files[place]]} row {self._numbers[place]}"
-
-
 class Sameness:
     """Which rows of a source ask and answer the same: keys of all its rows, and no text."""
 
@@ -82,7 +51,7 @@ class Sameness:
         """
         questions, verdicts, contexts = array("Q"), array("Q"), array("Q")
         lengths = array("I")
-        self._places = Places()
+        self._places = Names()
         self._near = NearDuplicates()
         for example in usable(source):
             questions.append(question_key(example))

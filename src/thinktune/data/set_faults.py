@@ -5,8 +5,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from thinktune.answers import is_number
-from thinktune.data.example import Example
+from thinktune.data.example import Example, spoken
 from thinktune.data.faults import NAMED_ROWS, Fault, Severity, Tally, row_name
+from thinktune.data.names import Names
 from thinktune.data.near_duplicates import NearDuplicates, Progress, across
 from thinktune.words import find_words
 
@@ -19,31 +20,12 @@ MAX_IMBALANCE = 4
 """Most times that the most frequent reference may be as frequent as the rarest."""
 
 
-class Names:
-    """Where each row comes from, by its place from 0; 12 bytes a row, whatever the files' names."""
-
-    def __init__(self) -> None:
-        """Start without rows."""
-        self._labels: dict[str, int] = {}
-        self._label, self._number = array("I"), array("q")
-
-    def add(self, name: str) -> None:
-        """Take in the next row's name: ``train.jsonl row 12``."""
-        label, _, number = name.rpartition("row ")
-        if not number.isdecimal():
-            label, number = name, "-1"
-        self._label.append(self._labels.setdefault(label, len(self._labels)))
-        self._number.append(int(number))
-
-    def __getitem__(self, place: int) -> str:
-        """The name of the row at a place."""
-        label, number = list(self._labels)[self._label[place]], self._number[place]
-        return f"{label}row {number}" if number >= 0 else label
-
-    def fault(self, severity: Severity, what: str, places: Sequence[int], way_out: str) -> Fault:
-        """A fault of the rows at ``places``."""
-        named = tuple(self[place] for place in places[:NAMED_ROWS])
-        return Fault(severity, what, named, way_out, len(places))
+def _fault_at(
+    names: Names, severity: Severity, what: str, places: Sequence[int], way_out: str
+) -> Fault:
+    """A fault of the rows at ``places``."""
+    named = tuple(names[place] for place in places[:NAMED_ROWS])
+    return Fault(severity, what, named, way_out, len(places))
 
 
 class Repeated:
@@ -74,14 +56,16 @@ class Repeated:
             one = len(set(answers[places].tolist())) == 1
             (same if one else differing).extend(places)
         return [
-            names.fault(
+            _fault_at(
+                names,
                 Severity.WARNING,
                 "the same question again, with the same answer",
                 sorted(same),
                 "keep one of each; repeated rows weigh more and are learned by heart "
                 "(thinktune data dedup)",
             ),
-            names.fault(
+            _fault_at(
+                names,
                 Severity.WARNING,
                 "the same question with different answers",
                 sorted(differing),
@@ -95,11 +79,6 @@ def asked(example: Example) -> tuple[object, ...]:
     """What makes two questions the same: the words, and what was said before them."""
     said = tuple((turn.role, turn.content.strip()) for turn in example.history)
     return (" ".join(example.question.split()), example.system.strip(), said)
-
-
-def _said(example: Example) -> str:
-    """A question and what was said before it."""
-    return "\n".join([*(turn.content for turn in example.history), example.question])
 
 
 def find_leaks(examples: Iterable[Example], heldout: Sequence[Example]) -> Fault:
@@ -160,7 +139,8 @@ class Openings:
         wrong = most >= MIN_SAME_OPENING and most > OPENING_RATE * len(openings)
         same = openings == values[counts.argmax()] if wrong else openings != openings
         return [
-            names.fault(
+            _fault_at(
+                names,
                 Severity.WARNING if most > MANY_OPENINGS_RATE * len(openings) else Severity.NOTE,
                 f"reasoning that begins with the same {OPENING_WORDS} words",
                 np.flatnonzero(same).tolist(),
@@ -178,7 +158,7 @@ class Near:
         self._here, self._there = NearDuplicates(), NearDuplicates()
         self._exact, self._names_there = array("q"), []
         for place, example in enumerate(heldout, start=1):
-            self._there.add(_said(example))
+            self._there.add(spoken(example))
             self._names_there.append(row_name(example, place))
         self._heldout = {" ".join(example.question.split()) for example in heldout}
         self._leaked: set[int] = set()
@@ -189,7 +169,7 @@ class Near:
         if question in self._heldout:
             self._leaked.add(len(self._here))
         self._exact.append(hash(asked(example)))
-        self._here.add(_said(example))
+        self._here.add(spoken(example))
 
     def faults(self, names: Names, progress: Progress | None = None) -> list[Fault]:
         """Rows that are like another; those that are its equal are told of elsewhere."""
@@ -197,7 +177,8 @@ class Near:
         for group in self._here.groups(self._threshold, progress):
             if len({self._exact[place] for place in group}) > 1:
                 places += group
-        near = names.fault(
+        near = _fault_at(
+            names,
             Severity.WARNING,
             f"nearly the same question again (similarity at least {self._threshold})",
             sorted(places),

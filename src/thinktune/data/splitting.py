@@ -9,12 +9,12 @@ import numpy as np
 
 from thinktune.data.cards import Mended
 from thinktune.data.drawing import choose_groups, how_many
-from thinktune.data.example import Example
+from thinktune.data.example import Example, spoken
 from thinktune.data.intake import AnySource, Source, as_source, reread, usable
 from thinktune.data.mending import Output, finished
-from thinktune.data.near_duplicates import NearDuplicates
+from thinktune.data.near_duplicates import NearDuplicates, Progress
 from thinktune.data.provenance import Step
-from thinktune.data.sameness import Progress, question_key, spoken
+from thinktune.data.sameness import question_key
 from thinktune.data.strata import SHOWN_STRATA, Rule, Strata, Stratifier, all_hold, count_table
 from thinktune.errors import ConfigError, DataError
 
