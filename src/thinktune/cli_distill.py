@@ -21,6 +21,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from thinktune.cli_source import Column, Patterns
 from thinktune.errors import ConfigError
 from thinktune.tracking import Metrics
 
@@ -108,13 +109,6 @@ Url = Annotated[str, typer.Option(help="Base URL of an OpenAI-compatible endpoin
 Model = Annotated[str, typer.Option(help="The teacher's name there.")]
 Out = Annotated[Path | None, typer.Option(help="Rows to write; NAME-distilled.jsonl without.")]
 Split = Annotated[str | None, typer.Option(help="Which split of the questions.")]
-Column = Annotated[
-    list[str] | None, typer.Option(help="A column by another name, as `question=Frage`.")
-]
-ColumnPattern = Annotated[
-    list[str] | None,
-    typer.Option(help="A column of several fields, as `answer={reasoning}####{reference}`."),
-]
 Limit = Annotated[int | None, typer.Option(help="Only the first so many questions.", min=1)]
 Samples = Annotated[int, typer.Option("--samples", "-k", help="Reasonings a question.")]
 Temperature = Annotated[str, typer.Option(help="`none` leaves it to the endpoint.")]
@@ -157,7 +151,7 @@ def distill_command(
     out: Out = None,
     split: Split = None,
     column: Column = None,
-    pattern: ColumnPattern = None,
+    pattern: Patterns = None,
     limit: Limit = None,
     samples: Samples = 4,
     temperature: Temperature = "0.6",
