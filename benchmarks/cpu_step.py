@@ -25,7 +25,8 @@ from thinktune.data.loader import SegmentConfig, pack, segment_weights
 from thinktune.data.segments import Rendered
 from thinktune.data.sources import read_examples
 from thinktune.data.template import Template, TemplateConfig, render_all
-from thinktune.generation import GenerationConfig, generate
+from thinktune.generation.completion import GenerationConfig
+from thinktune.generation.engine import generate
 from thinktune.model.checkpoint_io import find_checkpoint, load_decoder, load_tokenizer
 from thinktune.model.lora import ALL_LINEAR, LoRAConfig, adapter_parameters, attach
 from thinktune.training.optimizer import AdapterOptimizer, OptimizerConfig

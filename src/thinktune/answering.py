@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from thinktune.evaluation.samples import Graded, Sample
 from thinktune.evaluation.scores import grade_samples
 from thinktune.evaluation.tasks import EvaluationConfig, Task
-from thinktune.generation import Completion, GenerationConfig, Stop, generate
+from thinktune.generation.completion import Completion, GenerationConfig, Stop
+from thinktune.generation.engine import generate
 from thinktune.loading import Model, prompt_of
 from thinktune.tracking import Watcher
 

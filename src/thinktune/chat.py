@@ -8,7 +8,8 @@ from rich.text import Text
 
 from thinktune.data.example import Role, Turn
 from thinktune.errors import ConfigError
-from thinktune.generation import Completion, GenerationConfig, Stop, generate
+from thinktune.generation.completion import Completion, GenerationConfig, Stop
+from thinktune.generation.engine import generate
 from thinktune.loading import Model, load_model, load_run_model
 from thinktune.model.adapter_io import read_adapter
 from thinktune.settings import parse_settings

@@ -16,7 +16,7 @@ from thinktune.data.sources import DataConfig
 from thinktune.data.template import TemplateConfig
 from thinktune.errors import ConfigError
 from thinktune.evaluation.tasks import EvaluationConfig
-from thinktune.generation import GenerationConfig
+from thinktune.generation.completion import GenerationConfig
 from thinktune.model.checkpoint_io import BaseDtype
 from thinktune.model.lora import LoRAConfig
 from thinktune.settings import Settings

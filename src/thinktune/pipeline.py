@@ -17,7 +17,8 @@ from thinktune.evaluation.report import write_comparison
 from thinktune.evaluation.samples import Graded
 from thinktune.evaluation.scores import summarise, to_metrics
 from thinktune.evaluation.tasks import Task, task_from_examples
-from thinktune.generation import GenerationConfig, generate
+from thinktune.generation.completion import GenerationConfig
+from thinktune.generation.engine import generate
 from thinktune.loading import Data, Model, load_config_model, load_data, load_run_model, prompt_of
 from thinktune.model.adapter_io import write_adapter
 from thinktune.model.lora import attach, base_only

@@ -16,7 +16,8 @@ from transformers import (
 from tests.tokenizers import chatml
 from thinktune.data.loader import SegmentConfig, pack, segment_weights
 from thinktune.data.segments import Rendered, Segment
-from thinktune.generation import GenerationConfig, generate
+from thinktune.generation.completion import GenerationConfig
+from thinktune.generation.engine import generate
 from thinktune.model.checkpoint_io import load_decoder
 from thinktune.model.lora import LoRAConfig, adapter_parameters, attach
 from thinktune.training.optimizer import AdapterOptimizer, OptimizerConfig

@@ -1,48 +1,19 @@
-"""Prompts in, completions out: batched, seeded, stoppable, streamed."""
+"""Every prompt completed, many at a time."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 import torch
-from jaxtyping import Float, Int
-from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from thinktune.data.packing import shared_prefix
 from thinktune.errors import DataError
+from thinktune.generation.completion import Completion, GenerationConfig, Stop
+from thinktune.generation.drawing import next_tokens
+from thinktune.generation.text_stream import TextStream
 from thinktune.model.decoder import Decoder
 from thinktune.model.kv_cache import KeyValueCache
-from thinktune.settings import Settings
-
-
-class GenerationConfig(Settings):
-    """How a completion is drawn; the defaults are those recommended for R1 distills."""
-
-    max_new_tokens: PositiveInt = 2048
-    """Most tokens of a completion, reasoning included."""
-    temperature: NonNegativeFloat = 0.6
-    """Softmax temperature; 0 takes the likeliest token each time (greedy)."""
-    top_p: float = Field(default=0.95, gt=0, le=1)
-    """Draw from the smallest set of tokens that holds this much probability."""
-
-
-class Stop(StrEnum):
-    """Why a completion ended."""
-
-    END_OF_TURN = "end_of_turn"
-    TOKEN_LIMIT = "token_limit"
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """What the model wrote after one prompt."""
-
-    tokens: tuple[int, ...]
-    """Token ids, the one that ended the turn left out."""
-    text: str
-    stop: Stop
 
 
 @dataclass(slots=True)
@@ -56,33 +27,6 @@ class _Row:
     """One uniform number for each token it may draw, so that no row depends on another."""
     tokens: list[int] = field(default_factory=list)
     stop: Stop | None = None
-
-
-def next_tokens(
-    logits_BV: Float[Tensor, "B V"],
-    draws_B: Float[Tensor, " B"],
-    *,
-    temperature: float,
-    top_p: float,
-) -> Int[Tensor, " B"]:
-    """Choose each row's next token.
-
-    Args:
-        logits_BV: scores.
-        draws_B: a uniform number in [0, 1) a row; the same number draws the same token.
-        temperature: 0 for the likeliest token.
-        top_p: nucleus (arXiv:1904.09751).
-    """
-    if temperature == 0:
-        return logits_BV.argmax(-1)
-    probabilities, order = torch.sort(
-        (logits_BV.float() / temperature).softmax(-1), descending=True, stable=True
-    )
-    before = probabilities.cumsum(-1) - probabilities
-    kept = probabilities.masked_fill(before >= top_p, 0).cumsum(-1)
-    place = torch.searchsorted(kept, (draws_B * kept[:, -1])[:, None], right=True)
-    last = (kept < kept[:, -1:]).sum(-1, keepdim=True)
-    return order.gather(1, torch.minimum(place, last)).squeeze(1)
 
 
 @torch.inference_mode()
@@ -207,30 +151,3 @@ def _decode(
             chosen = chosen[torch.tensor(going, device=decoder.device)]
         positions, attend = cache.advance()
         hidden = decoder(chosen, positions, attend)
-
-
-class TextStream:
-    """Text of a growing token list, given out as soon as its characters are whole."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Start with nothing given out."""
-        self._tokenizer = tokenizer
-        self._first = 0  # tokens before this one are settled
-        self._shown = ""  # what of the unsettled ones is given out
-
-    def push(self, tokens: Sequence[int], ended: bool) -> str:
-        """Text that is new; empty while the last character is incomplete, unless ``ended``."""
-        text = self._tokenizer.decode(list(tokens[self._first :]), skip_special_tokens=False)
-        assert isinstance(text, str)
-        if text.endswith("�") and not ended:
-            return ""
-        piece = text[len(self._shown) :]
-        if "\n" in piece or len(tokens) - self._first > 64:
-            # Start afresh from the last token, so that the cost of a token stays the same.
-            self._first = max(self._first, len(tokens) - 1)
-            last = self._tokenizer.decode(list(tokens[self._first :]), skip_special_tokens=False)
-            assert isinstance(last, str)
-            self._shown = last
-        else:
-            self._shown = text
-        return piece

@@ -13,7 +13,9 @@ from tests.tiny_models import (
 )
 from tests.tokenizers import chatml
 from thinktune.errors import DataError
-from thinktune.generation import Completion, GenerationConfig, Stop, TextStream, generate
+from thinktune.generation.completion import Completion, GenerationConfig, Stop
+from thinktune.generation.engine import generate
+from thinktune.generation.text_stream import TextStream
 from thinktune.model.decoder import Decoder
 from thinktune.model.lora import base_only
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from thinktune.generation import next_tokens
+from thinktune.generation.drawing import next_tokens
 
 GRID = 4001
 # Most grid points by which a token's count may miss its probability: one at each end.
