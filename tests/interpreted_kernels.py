@@ -37,10 +37,14 @@ from tests.tiny_models import (
     relative_error,
     tiny_decoder,
 )
+from tests.tokenizers import chatml
+from thinktune.generation.completion import GenerationConfig
+from thinktune.generation.engine import generate
 from thinktune.kernels.language import INTERPRETED, runs_fused
 from thinktune.model.decoder import Decoder
 from thinktune.model.kept import Keep
 from thinktune.model.lora import ALL_LINEAR, LoRAConfig, adapter_parameters
+from thinktune.ops.decode_attention import decode_attention
 from thinktune.ops.linear_cross_entropy import linear_cross_entropy
 from thinktune.ops.rms_norm import rms_norm_again, rms_norm_forward
 from thinktune.ops.update import dropout
@@ -167,6 +171,43 @@ def _cotangent(hidden: Tensor) -> Tensor:
     return torch.randn(hidden.shape, generator=generator, dtype=torch.float64).to(hidden.dtype)
 
 
+def _decode_attention(
+    lengths: tuple[int, ...], num_q: int, num_k: int, width: int, longest: int
+) -> float:
+    """Rows apart in the arena, one of them at rest; what was stored is held against it too."""
+    starts = torch.tensor([7 + row * (longest + 3) for row in range(len(lengths))])
+    arena = [randn(num_k, 11 + len(lengths) * (longest + 3), width) for _ in range(2)]
+    new = [randn(len(lengths), heads, width) for heads in (num_q, num_k, num_k)]
+    places = starts, torch.tensor(lengths)
+    wide, narrow = [x.clone() for x in arena], [x.float() for x in arena]
+    truth = decode_attention(*new, *wide, *places, longest=longest)
+    ours = decode_attention(*(x.float() for x in new), *narrow, *places, longest=longest)
+    going = places[1] >= 0
+    assert ours.isfinite().all()
+    stored = [relative_error(mine, true) for mine, true in zip(narrow, wide, strict=True)]
+    assert max(stored) < 1e-7
+    return relative_error(ours[going], truth[going])
+
+
+def _completions(name: str, temperature: float) -> float:
+    """Token by token those of the plain path in float64, with slots that are used again."""
+    config = GenerationConfig(max_new_tokens=6, temperature=temperature, top_p=0.9)
+    documents = [document.tolist() for document in random_documents((5, 1, 9, 2))]
+    prompts = [*documents, documents[2]]  # one of them twice
+    found = []
+    for dtype, batch_size in ((torch.float64, 5), (torch.float32, 2)):
+        decoder = tiny_decoder(name, dtype)
+        attach_trained(decoder)
+        completions = generate(
+            decoder, chatml(), prompts, config, stop_token_ids=range(0, 64, 5), seed=3,
+            batch_size=batch_size, limits=[6, 6, 3, 1, 6],
+        )  # fmt: skip
+        found.append([(completion.tokens, completion.stop) for completion in completions])
+    assert found[0] == found[1], found
+    assert len({len(tokens) for tokens, _ in found[0]}) > 1, "rows should end at different times"
+    return 0.0
+
+
 CHECKS: dict[str, Callable[[], float]] = {
     **{name: partial(_op, case) for name, case in OPS.items()},
     "norm made again": _norm_again,
@@ -179,6 +220,13 @@ CHECKS: dict[str, Callable[[], float]] = {
         for which, targets in TARGETS.items()
     },
     "decoder with dropout, whatever is kept": _whatever_is_kept,
+    "decode_attention of one token": partial(_decode_attention, (0,), 1, 1, 2, 1),
+    "decode_attention": partial(_decode_attention, (5, -1, 0, 63, 64), 6, 2, 14, 65),
+    "decode_attention over chunks": partial(_decode_attention, (511, 1030, 512), 3, 1, 5, 1031),
+    **{
+        f"completions of {name}, temperature {heat}": partial(_completions, name, heat)
+        for name, heat in (("llama", 1.3), ("qwen3", 0.0))
+    },
 }
 
 

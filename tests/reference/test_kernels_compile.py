@@ -16,6 +16,7 @@ from triton.compiler import ASTSource  # noqa: E402
 from thinktune.kernels import (  # noqa: E402
     adapter,
     cross_entropy,
+    decode_attention,
     dropout,
     low_rank,
     norm,
@@ -64,6 +65,21 @@ KERNELS: dict[str, tuple[Any, int | None, dict[str, Any]]] = {
         | {"HALF": 64, "HAS_UPDATE": True, "HAS_NORM": True, "ROWS": 256}
         | {"BLOCK_T": 32, "BLOCK_H": 64},
     ),
+    "decode attention, store": (
+        decode_attention._store,
+        4,
+        {"num_k": 8, "WIDTH": 128, "BLOCK": 1024},
+    ),
+    "decode attention": (
+        decode_attention._attend,
+        4,
+        {"GROUP": 4, "WIDTH": 128, "BLOCK_G": 16, "BLOCK_H": 128, "BLOCK_L": 64, "CHUNK": 512},
+    ),
+    "decode attention, join": (
+        decode_attention._join,
+        1,
+        {"WIDTH": 128, "BLOCK_S": 8, "BLOCK_H": 128, "CHUNK": 512},
+    ),
     "rope backward": (
         rope._backward,
         4,
@@ -98,7 +114,7 @@ WIDE = ("RRMS", "COS", "SIN", "NLL", "WEIGHTS", "PARTS", "FIRST", "SECOND", "THI
 def _type(name: str) -> str:
     if name in WIDE:
         return "*fp32"
-    if name in ("TARGETS", "TABLE"):
+    if name in ("TARGETS", "TABLE", "STARTS", "LENGTHS"):
         return "*i64"
     if name in ("eps", "share", "scale"):
         return "fp32"

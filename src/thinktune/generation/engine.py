@@ -1,32 +1,24 @@
 """Every prompt completed, many at a time."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from thinktune.data.packing import shared_prefix
 from thinktune.errors import DataError
-from thinktune.generation.completion import Completion, GenerationConfig, Stop
-from thinktune.generation.drawing import next_tokens
+from thinktune.generation.completion import Completion, GenerationConfig
+from thinktune.generation.row_batch import RowBatch
+from thinktune.generation.rows import Row, Rules
+from thinktune.generation.slot_batch import SlotBatch
 from thinktune.generation.text_stream import TextStream
+from thinktune.kernels.language import runs_fused
 from thinktune.model.decoder import Decoder
-from thinktune.model.kv_cache import KeyValueCache
+from thinktune.model.kv_arena import bytes_per_token
 
-
-@dataclass(slots=True)
-class _Row:
-    """A completion in the making."""
-
-    index: int
-    prompt: Sequence[int]
-    limit: int
-    draws: Tensor
-    """One uniform number for each token it may draw, so that no row depends on another."""
-    tokens: list[int] = field(default_factory=list)
-    stop: Stop | None = None
+_CPU_ROWS = 32
+_GPU_ROWS = 128
+_FREE_SHARE = 0.85
+"""Of the GPU memory that is free, so much at most is taken for keys and values."""
 
 
 @torch.inference_mode()
@@ -38,15 +30,17 @@ def generate(
     *,
     stop_token_ids: Sequence[int],
     seed: int = 0,
-    batch_size: int = 32,
+    batch_size: int | None = None,
+    limits: Sequence[int] | None = None,
     on_text: Callable[[int, str], None] | None = None,
     on_done: Callable[[int, Completion], None] | None = None,
 ) -> list[Completion]:
     """Complete every prompt.
 
-    Prompts are packed, so none is padded; rows that end leave the batch. A completion depends
-    on its prompt, its place in the list and the seed, not on the batch it was in (up to
-    rounding, which differs between batch sizes).
+    Prompts are packed, so none is padded; a prompt that stands several times is read once; a row
+    that ends makes place for one that waits. A completion depends on its prompt, its place in
+    the list and the seed, not on the batch it was in (up to rounding, which differs between batch
+    sizes).
 
     Args:
         decoder: the model, with or without an adapter.
@@ -55,7 +49,8 @@ def generate(
         config: limits and sampling.
         stop_token_ids: tokens that end a completion.
         seed: of the draws.
-        batch_size: rows decoded together.
+        batch_size: rows decoded together; None for as many as the device has room for.
+        limits: most tokens of each completion, where they differ.
         on_text: called with (index, new text) as text appears.
         on_done: called with (index, completion) as each ends.
 
@@ -65,89 +60,88 @@ def generate(
     Raises:
         DataError: a prompt is empty or fills the model's context.
     """
+    wanted = [config.max_new_tokens] * len(prompts) if limits is None else limits
     rows = [
-        _Row(index, prompt, _limit(decoder, prompt, index, config), _draws(seed, index, config))
-        for index, prompt in enumerate(prompts)
+        Row(index, tuple(prompt), min(most, _room(decoder, prompt, index)))
+        for index, (prompt, most) in enumerate(zip(prompts, wanted, strict=True))
     ]
     done: dict[int, Completion] = {}
+    streams = {row.index: TextStream(tokenizer) for row in rows} if on_text else {}
+
+    def report(row: Row) -> None:
+        if on_text and (piece := streams[row.index].push(row.tokens, row.stop is not None)):
+            on_text(row.index, piece)
+        if row.stop is not None:
+            text = tokenizer.decode(row.tokens, skip_special_tokens=False)
+            assert isinstance(text, str)
+            done[row.index] = Completion(tuple(row.tokens), text, row.stop)
+            if on_done:
+                on_done(row.index, done[row.index])
+
     was_training = decoder.training
     decoder.eval()
     try:
-        # Similar lengths together: a batch is as wide as its longest row.
-        waiting = sorted(rows, key=lambda row: len(row.prompt))
-        for start in range(0, len(waiting), batch_size):
-            batch = waiting[start : start + batch_size]
-            streams = {row.index: TextStream(tokenizer) for row in batch} if on_text else {}
-            for row in _decode(decoder, batch, config, frozenset(stop_token_ids)):
-                if on_text and (piece := streams[row.index].push(row.tokens, row.stop is not None)):
-                    on_text(row.index, piece)
-                if row.stop is not None:
-                    text = tokenizer.decode(row.tokens, skip_special_tokens=False)
-                    assert isinstance(text, str)
-                    done[row.index] = Completion(tuple(row.tokens), text, row.stop)
-                    if on_done:
-                        on_done(row.index, done[row.index])
+        rules = Rules(config, frozenset(stop_token_ids), seed)
+        _decode(decoder, rows, rules, batch_size, report)
     finally:
         decoder.train(was_training)
     return [done[index] for index in range(len(rows))]
 
 
-def _limit(decoder: Decoder, prompt: Sequence[int], index: int, config: GenerationConfig) -> int:
+def _room(decoder: Decoder, prompt: Sequence[int], index: int) -> int:
     room = decoder.shape.max_position_embeddings - len(prompt)
     if not prompt or room <= 0:
         raise DataError(
             f"prompt {index} has {len(prompt)} tokens; this model reads 1 to "
             f"{decoder.shape.max_position_embeddings - 1}"
         )
-    return min(room, config.max_new_tokens)
-
-
-def _draws(seed: int, index: int, config: GenerationConfig) -> Tensor:
-    if config.temperature == 0:
-        return torch.zeros(0)
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
-    return torch.rand(config.max_new_tokens, generator=generator)
+    return room
 
 
 def _decode(
-    decoder: Decoder, rows: list[_Row], config: GenerationConfig, stops: frozenset[int]
-) -> Iterator[_Row]:
-    """Yield each row after each of its new tokens."""
-    cache = KeyValueCache(decoder.shape, decoder.dtype, decoder.device)
-    prompts = [row.prompt for row in rows]
-    on_cpu = decoder.device.type == "cpu"
-    prefix = shared_prefix(prompts, min(map(len, prompts)) - 1) if on_cpu else 0
-    lengths = [len(prompt) - prefix for prompt in prompts]
-    ids = [*prompts[0][:prefix], *(token for prompt in prompts for token in prompt[prefix:])]
-    places = [torch.arange(prefix), *(torch.arange(prefix, prefix + n) for n in lengths)]
-    hidden = decoder(
-        torch.tensor(ids, device=decoder.device),
-        torch.cat(places).to(decoder.device),
-        cache.prefill(lengths, prefix),
-    )
-    hidden = hidden[torch.tensor(lengths, device=decoder.device).cumsum(0) + prefix - 1]
-    while True:
-        draws = torch.tensor(
-            [float(row.draws[len(row.tokens)]) if len(row.draws) else 0.0 for row in rows],
-            device=decoder.device,
-        )
-        chosen = next_tokens(
-            decoder.logits(hidden), draws, temperature=config.temperature, top_p=config.top_p
-        )
-        for row, token in zip(rows, chosen.tolist(), strict=True):
-            if token in stops:
-                row.stop = Stop.END_OF_TURN
-            else:
-                row.tokens.append(token)
-                if len(row.tokens) == row.limit:
-                    row.stop = Stop.TOKEN_LIMIT
-            yield row
-        going = [place for place, row in enumerate(rows) if row.stop is None]
-        if not going:
-            return
-        if len(going) < len(rows):
-            cache.keep(going)
-            rows = [rows[place] for place in going]
-            chosen = chosen[torch.tensor(going, device=decoder.device)]
-        positions, attend = cache.advance()
-        hidden = decoder(chosen, positions, attend)
+    decoder: Decoder,
+    rows: Sequence[Row],
+    rules: Rules,
+    batch_size: int | None,
+    report: Callable[[Row], None],
+) -> None:
+    # Equal prompts together, to be read once; similar lengths together, for a CPU's batch is as
+    # wide as its longest row.
+    waiting = sorted(rows, key=lambda row: (len(row.prompt), row.prompt, row.index))
+    if not waiting:
+        return
+    batch = _open(decoder, waiting, rules, batch_size)
+    while waiting or batch.rows:
+        room = batch.room(waiting)
+        # Reading prompts stops the others: not for every single row.
+        if room and (4 * room >= len(batch.rows) or room == len(waiting)):
+            new, waiting = waiting[:room], waiting[room:]
+            batch.start(new)
+            for row in new:
+                report(row)
+        elif batch.rows:
+            for row in batch.step():
+                report(row)
+        else:
+            raise DataError(
+                f"prompt {waiting[0].index} and its {waiting[0].limit} new tokens do not fit in "
+                "the memory that is free; lower max_new_tokens"
+            )
+
+
+def _open(
+    decoder: Decoder, rows: Sequence[Row], rules: Rules, batch_size: int | None
+) -> RowBatch | SlotBatch:
+    weight = decoder.lm_head.weight
+    if not runs_fused(weight):
+        return RowBatch(decoder, rules, batch_size or _CPU_ROWS)
+    num_slots = min(len(rows), batch_size or _GPU_ROWS)
+    sizes = sorted((len(row.prompt) + row.limit for row in rows), reverse=True)
+    num_tokens = sum(sizes[:num_slots])
+    if weight.is_cuda:
+        free, _ = torch.cuda.mem_get_info(weight.device)
+        free += torch.cuda.memory_reserved(weight.device)
+        free -= torch.cuda.memory_allocated(weight.device)
+        most = int(_FREE_SHARE * free) // bytes_per_token(decoder.shape, decoder.dtype)
+        num_tokens = min(num_tokens, most)
+    return SlotBatch(decoder, rules, num_slots, num_tokens, sizes[0])

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from thinktune.model.layer import Attend
 from thinktune.model.shape import DecoderShape
@@ -31,24 +32,29 @@ class KeyValueCache:
         size = (rows, self._heads, places, self._width)
         return torch.zeros(size, dtype=self._dtype, device=self._device)
 
-    def prefill(self, lengths: Sequence[int], prefix_length: int = 0) -> Attend:
+    def prefill(
+        self, lengths: Sequence[int], prefix_length: int = 0, rows: Sequence[int] | None = None
+    ) -> Attend:
         """Start rows from packed prompts; use the result in one forward pass.
 
         Args:
             lengths: tokens of each prompt after the prefix.
             prefix_length: first tokens of the pack, which stand before every prompt.
+            rows: the prompt each row begins with; None for a row a prompt.
         """
-        self.lengths = [prefix_length + length for length in lengths]
+        rows = range(len(lengths)) if rows is None else rows
+        self.lengths = [prefix_length + lengths[prompt] for prompt in rows]
         places = max(self.lengths) + _GROWTH
         ends = (torch.tensor(lengths).cumsum(0) + prefix_length).tolist()
         shared = slice(0, prefix_length)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, None]:
-            values = self._empty(len(lengths), places)
+            values = self._empty(len(rows), places)
             keys = torch.zeros_like(values.mT, memory_format=torch.contiguous_format)
             keys[..., shared] = k[shared].permute(1, 2, 0)
             values[:, :, shared] = v[shared].transpose(0, 1)
-            for row, (end, length) in enumerate(zip(ends, lengths, strict=True)):
+            for row, prompt in enumerate(rows):
+                end, length = ends[prompt], lengths[prompt]
                 own = slice(prefix_length, prefix_length + length)
                 keys[row, :, :, own] = k[end - length : end].permute(1, 2, 0)
                 values[row, :, own] = v[end - length : end].transpose(0, 1)
@@ -87,3 +93,22 @@ class KeyValueCache:
         self.lengths = [self.lengths[row] for row in rows]
         for store in (self._keys, self._values):
             store[:] = [old.index_select(0, index) for old in store]
+
+    def join(self, other: "KeyValueCache") -> None:
+        """Put another cache's rows behind these; the other one is used up."""
+        self.lengths = [*self.lengths, *other.lengths]
+        for ours, theirs, dim in (
+            (self._keys, other._keys, 3),
+            (self._values, other._values, 2),
+        ):
+            for layer, (old, new) in enumerate(zip(ours, theirs, strict=True)):
+                places = max(old.shape[dim], new.shape[dim])
+                ours[layer] = torch.cat([_widened(x, dim, places) for x in (old, new)])
+            theirs.clear()
+
+
+def _widened(x: Tensor, dim: int, places: int) -> Tensor:
+    missing = places - x.shape[dim]
+    if not missing:
+        return x
+    return F.pad(x, (0, missing) if dim == 3 else (0, 0, 0, missing))
