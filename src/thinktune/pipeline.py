@@ -1,27 +1,40 @@
 """The Python API: one function a stage, from a recipe to a comparison."""
 
-import json
-from dataclasses import asdict, dataclass
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from thinktune.answering import answer
 from thinktune.atomic import folder_aside
 from thinktune.config import RunConfig
 from thinktune.data.loader import segment_weights
-from thinktune.errors import RunError
-from thinktune.evaluation.comparison import Comparison, compare
-from thinktune.evaluation.report import write_comparison
-from thinktune.evaluation.samples import Graded
-from thinktune.evaluation.scores import summarise, to_metrics
-from thinktune.evaluation.tasks import Task, task_from_examples
-from thinktune.generation.completion import GenerationConfig
-from thinktune.generation.engine import generate
-from thinktune.loading import Data, Model, load_config_model, load_data, load_run_model, prompt_of
+from thinktune.errors import ConfigError, RunError
+from thinktune.evaluating import (
+    Stage,
+    ask_all,
+    conclude,
+    contender_of,
+    evaluate_contenders,
+    facts_of,
+    find_contender,
+    further_tasks,
+    require_names,
+)
+from thinktune.evaluation.content import AnsweredSides
+from thinktune.evaluation.samples import Answered
+from thinktune.evaluation.scores import to_metrics
+from thinktune.evaluation.task_sources import find_task
+from thinktune.evaluation.tasks import EvaluationConfig, Task, task_from_examples
+from thinktune.evaluation.verdict import AFTER, BEFORE, Results
+from thinktune.generation.remote import ServerConfig
+from thinktune.loading import Data, Model, load_config_model, load_data
 from thinktune.model.adapter_io import write_adapter
 from thinktune.model.lora import attach, base_only
+from thinktune.probing import Probe
 from thinktune.run_folder import (
     RunFolder,
     new_run_folder,
@@ -32,24 +45,36 @@ from thinktune.run_folder import (
     update_record,
     write_record,
 )
-from thinktune.tracking import Silence, Tracker, Watcher, keep_records, require_trackers
+from thinktune.settings import parse_settings
+from thinktune.tracking import (
+    Silence,
+    Tracker,
+    Watcher,
+    keep_records,
+    read_metrics,
+    require_trackers,
+)
 from thinktune.training.checkpoints import CheckpointFolder
 from thinktune.training.loop import train
 from thinktune.training.progress import TrainingData, TrainingSummary
 
-SAMPLES_FILE = "samples.jsonl"
-"""What the model wrote along the way, in the run folder."""
+HELD_OUT = "heldout"
+"""Names a run's own questions, where tasks are named."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What the main job leaves."""
+    """What the main job, or an evaluation, leaves."""
 
-    run: RunFolder
-    training: TrainingSummary
-    comparison: Comparison | None
-    before: list[Graded]
-    after: list[Graded]
+    folder: Path
+    """The run folder, or where an evaluation of models is."""
+    report: Path | None
+    """The page of the evaluation."""
+    results: Results | None
+    """None if nothing was asked."""
+    answered: dict[str, AnsweredSides] = field(default_factory=dict)
+    """By task."""
+    training: TrainingSummary | None = None
 
 
 def make_task(config: RunConfig, data: Data, recipe_name: str) -> Task:
@@ -81,23 +106,47 @@ def run_recipe(
     """
     watcher = watcher or Silence()
     require_trackers(config.report_to)
+    further = further_tasks(config.evaluation, seed=config.seed) if compare_after else []
     going_on = run_to_resume(config, recipe_name) if resume else None
     if going_on is None:
         refuse_taken(config.output_dir)
     model = load_config_model(config, watcher)
     data = load_data(config, model.template, model.context, watcher)
-    task = make_task(config, data, recipe_name) if compare_after and data.heldout else None
+    tasks = [make_task(config, data, recipe_name), *further] if data.heldout else further
+    require_names(tasks)
     run, checkpoints, steps_done = _begin(model, config, data, recipe_name, going_on)
-    before: list[Graded] = []
-    if task is not None:
+    sides = []
+    if tasks:
         with base_only(model.decoder):
-            before = _answer(model, task, config, watcher, "before")
+            sides.append(_answers(model, tasks, config, run, watcher, BEFORE))
     training = _train(model, config, data, run, checkpoints, steps_done, recipe_name, watcher)
-    if task is None:
-        return Outcome(run, training, None, [], [])
-    after = _answer(model, task, config, watcher, "after")
-    comparison = _compare(config, run, task, before, after)
-    return Outcome(run, training, comparison, before, after)
+    if not tasks:
+        return Outcome(run.path, None, None, training=training)
+    sides.append(_answers(model, tasks, config, run, watcher, AFTER))
+    names = (config.base_model, str(run.adapter))
+    results, answered = conclude(
+        run.evaluation, tasks, sides, config.evaluation, seed=config.seed, models=names,
+        titles=(BEFORE, AFTER), command=f"thinktune evaluate {shlex.quote(str(run.path))}",
+        facts=facts_of(model), curves=_curves(run),
+    )  # fmt: skip
+    _record_results(run, results)
+    return Outcome(run.path, run.evaluation / "report.html", results, answered, training)
+
+
+def _answers(
+    model: Model,
+    tasks: Sequence[Task],
+    config: RunConfig,
+    run: RunFolder,
+    watcher: Watcher,
+    key: str,
+) -> list[list[Answered]]:
+    who = contender_of(config, None if key == BEFORE else run.adapter)
+    title = "Answers of the base model" if key == BEFORE else "Answers of the trained adapter"
+    return ask_all(
+        model, tasks, config.evaluation, seed=config.seed, watcher=watcher, who=title,
+        folder=run.evaluation, key=key, identity=who.identity,
+    )  # fmt: skip
 
 
 def _begin(
@@ -116,14 +165,6 @@ def _begin(
     if going_on is None:
         write_record(run, config, recipe_name, facts)
     return run, CheckpointFolder(run.checkpoints, config.lora, model.base, keep), 0
-
-
-def _answer(
-    model: Model, task: Task, config: RunConfig, watcher: Watcher, when: str
-) -> list[Graded]:
-    who = "the base model" if when == "before" else "the trained adapter"
-    title = f"Answers of {who}"
-    return answer(model, task, config.evaluation, seed=config.seed, watcher=watcher, title=title)
 
 
 def _facts(model: Model, data: Data) -> dict[str, Any]:
@@ -162,10 +203,17 @@ def _train(
         resume_step=steps_done,
     )
 
-    keep_records(run.path / SAMPLES_FILE, steps_done)
+    probe = (
+        Probe(model, make_task(config, data, recipe_name), config, run.path)
+        if data.heldout
+        else None
+    )
+    if probe is not None:
+        keep_records(probe.path, steps_done)
 
     def sample(step: int) -> None:
-        _look(model, config, data, run, step)
+        assert probe is not None
+        tracker.log(step, probe.look(step))
 
     try:
         summary = train(
@@ -183,7 +231,7 @@ def _train(
             tracker=tracker,
             watcher=watcher,
             steps_done=steps_done,
-            sample=sample if data.heldout else None,
+            sample=None if probe is None else sample,
         )
     finally:
         tracker.close()
@@ -194,83 +242,124 @@ def _train(
     return summary
 
 
-def _look(model: Model, config: RunConfig, data: Data, run: RunFolder, step: int) -> None:
-    """Write down what the model says to the first held-out questions at this step."""
-    asked = data.heldout[: config.evaluation.num_shown]
-    completions = generate(
-        model.decoder,
-        model.tokenizer,
-        [prompt_of(model.template, e) for e in asked],
-        GenerationConfig(max_new_tokens=config.evaluation.max_new_tokens, temperature=0, top_p=1),
-        stop_token_ids=model.template.stop_token_ids,
-    )
-    with (run.path / SAMPLES_FILE).open("a", encoding="utf-8") as file:
-        for example, completion in zip(asked, completions, strict=True):
-            record = {"step": step, "where": example.where, "question": example.question}
-            record |= {"completion": completion.text, "stop": completion.stop.value}
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+def _curves(run: RunFolder) -> dict[str, list[dict[str, Any]]]:
+    """The training's numbers as the page draws them."""
+    curves: dict[str, list[dict[str, Any]]] = {"train": [], "heldout": [], "probe": []}
+    for record in read_metrics(run.path):
+        for part, curve in curves.items():
+            own = {
+                name.removeprefix(f"{part}/"): value
+                for name, value in record.items()
+                if name.startswith(f"{part}/")
+            }
+            if own:
+                curve.append({"step": record["step"]} | own)
+    return curves
 
 
-def _write_comparison(
-    config: RunConfig, folder: Path, task: Task, before: list[Graded], after: list[Graded]
-) -> Comparison:
-    settings = config.evaluation
-    decoding = {
-        "temperature": settings.temperature,
-        "top_p": settings.top_p,
-        "max_new_tokens": settings.max_new_tokens,
-        "seed": config.seed,
-    }
-    comparison = compare(before, after, task_name=task.name, decoding=decoding, seed=config.seed)
-    write_comparison(folder, before, after, comparison, num_shown=settings.num_shown)
-    return comparison
-
-
-def _compare(
-    config: RunConfig, run: RunFolder, task: Task, before: list[Graded], after: list[Graded]
-) -> Comparison:
-    comparison = _write_comparison(config, run.evaluation, task, before, after)
+def _record_results(run: RunFolder, results: Results) -> None:
     scores = {
-        when: summarise(graded, seed=config.seed)
-        for when, graded in (("before", before), ("after", after))
+        key: {
+            name: mean
+            for task in results.tasks
+            for name, mean in to_metrics(task.scores[key]).items()
+        }
+        for key in results.titles
     }
-    update_record(
-        run,
-        {
-            "verdict": comparison.verdict,
-            "scores": {when: to_metrics(of, task.name) for when, of in scores.items()},
-        },
-    )
-    return comparison
+    update_record(run, {"verdict": results.verdict, "scores": scores})
 
 
-def evaluate_run(
-    path: str | Path,
-    *,
-    num_questions: int | None = None,
-    watcher: Watcher | None = None,
-) -> Outcome:
-    """Ask a finished run's held-out questions again, without and with its adapter, and compare."""
+@dataclass(frozen=True, slots=True)
+class EvaluationRequest:
+    """What `evaluate` is asked to do; what is left out is as the run, or the defaults, have it."""
+
+    target: str
+    """A run's folder, an adapter's, or a model."""
+    adapter: str | None = None
+    """An adapter's folder, for a model."""
+    against: str | None = None
+    """What it is compared with; None for the base model where there is an adapter."""
+    tasks: tuple[str, ...] = ()
+    """As ``evaluation.tasks``; ``heldout`` names a run's own questions."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Settings of ``evaluation`` to change."""
+    seed: int | None = None
+    output: Path | None = None
+    """Where to; None for the run's folder, or evaluations/NAME."""
+    servers: tuple[ServerConfig, ...] = ()
+    """What answers in place of this process, for the contender compared against first."""
+    command: str = "thinktune evaluate"
+
+
+def evaluate(request: EvaluationRequest, watcher: Watcher | None = None) -> Outcome:
+    """Ask one or two models, or adapters, the same questions, and report.
+
+    An evaluation that was interrupted goes on where it was, if the same is asked again.
+
+    Raises:
+        ThinktuneError: what cannot be found, does not go together, or has no questions.
+    """
     watcher = watcher or Silence()
-    run, config, recipe_name = open_run(path)
-    if num_questions is not None:
-        settings = config.evaluation.model_copy(update={"num_questions": num_questions})
-        config = config.model_copy(update={"evaluation": settings})
-    model, _ = load_run_model(path, watcher)
-    data = load_data(config, model.template, model.context, watcher)
-    if not data.heldout:
-        raise RunError(f"{run.path}: the run has no held-out questions; name data.heldout")
-    task = make_task(config, data, recipe_name)
-    with base_only(model.decoder):
-        before = _answer(model, task, config, watcher, "before")
-    after = _answer(model, task, config, watcher, "after")
-    if num_questions is None:
-        comparison = _compare(config, run, task, before, after)
-    else:  # a part never takes the place of the whole
-        folder = run.evaluation / f"first-{num_questions}"
-        comparison = _write_comparison(config, folder, task, before, after)
-    return Outcome(run, _no_training(), comparison, before, after)
+    last = find_contender(request.target, request.adapter)
+    base = replace(last, adapter=None)
+    if request.against is not None:
+        contenders = [find_contender(request.against, base=base), last]
+    else:
+        contenders = [base, last] if last.adapter is not None else [last]
+    if request.servers and len(request.servers) != len(contenders):
+        raise ConfigError(
+            f"{len(contenders)} models answer, so name {len(contenders)} with --server-model"
+        )
+    stage = Stage(contenders, watcher, weights=not request.servers)
+    run, config, recipe_name = None, None, ""
+    if (Path(request.target).expanduser() / "run.json").is_file():
+        run, config, recipe_name = open_run(request.target)
+    evaluation = _changed(config.evaluation if config else EvaluationConfig(), request)
+    seed = request.seed if request.seed is not None else config.seed if config else 0
+    tasks = []
+    specs = request.tasks or ((HELD_OUT, *evaluation.tasks) if run else ())
+    if not specs:
+        raise ConfigError("name what is asked with --task: retention, a data file, ...")
+    for spec in specs:
+        if spec != HELD_OUT:
+            tasks.append(find_task(spec, evaluation, seed=seed))
+        elif run is None or config is None:
+            raise ConfigError("--task heldout goes with a run; name a data file")
+        else:
+            changed = config.model_copy(update={"evaluation": evaluation})
+            model = stage.take(last)
+            data = load_data(changed, model.template, model.context, watcher)
+            if not data.heldout:
+                raise RunError(f"{run.path}: the run has no held-out questions; name --task")
+            tasks.append(make_task(changed, data, recipe_name))
+    whole = run is not None and request == EvaluationRequest(
+        request.target, command=request.command, output=request.output
+    )
+    folder = request.output or (run.evaluation if run else Path("evaluations")) / (
+        "" if whole else _slug(request)
+    )
+    results, answered = evaluate_contenders(
+        stage, contenders, tasks, evaluation, seed=seed, folder=folder, command=request.command,
+        watcher=watcher, servers=request.servers, curves=_curves(run) if run else None,
+    )  # fmt: skip
+    if run is not None and whole and request.output is None:
+        _record_results(run, results)
+    return Outcome(run.path if run else folder, folder / "report.html", results, answered)
 
 
-def _no_training() -> TrainingSummary:
-    return TrainingSummary(0, None, None, None, 0, 0.0)
+def _changed(config: EvaluationConfig, request: EvaluationRequest) -> EvaluationConfig:
+    return parse_settings(EvaluationConfig, config.model_dump() | request.settings)
+
+
+def _slug(request: EvaluationRequest) -> str:
+    """A folder's name for what was asked, so that a part never takes the place of the whole."""
+    parts = [Path(request.target).name]
+    if request.adapter:
+        parts.append(Path(request.adapter).name)
+    if request.against:
+        parts += ["against", Path(request.against).name]
+    parts += [Path(task).stem for task in request.tasks]
+    parts += [f"{name}-{value}" for name, value in request.settings.items()]
+    if request.seed is not None:
+        parts.append(f"seed-{request.seed}")
+    return re.sub(r"[^A-Za-z0-9.+-]+", "-", "-".join(parts)).strip("-.")[:120]

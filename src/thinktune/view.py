@@ -14,10 +14,14 @@ from thinktune.data.faults import Fault, Severity
 from thinktune.data.inspection import Inspection
 from thinktune.data.segments import Segment
 from thinktune.data.spans import Span
-from thinktune.evaluation.comparison import Comparison, choose_shown
+from thinktune.evaluation.comparison import choose_shown
+from thinktune.evaluation.content import AnsweredSides
+from thinktune.evaluation.metrics import Unit
 from thinktune.evaluation.samples import Graded
-from thinktune.evaluation.scores import METRICS, Estimate, Unit
+from thinktune.evaluation.scores import Estimate, is_right
 from thinktune.evaluation.statistics import Interval
+from thinktune.evaluation.tasks import Purpose
+from thinktune.evaluation.verdict import Results, TaskResult, scores_told
 
 SEGMENT_STYLES = {
     Segment.PROMPT: "dim",
@@ -27,37 +31,56 @@ SEGMENT_STYLES = {
     Segment.ANSWER: "green",
     Segment.EOS: "magenta",
 }
-_SHOWN_METRICS = (
-    "strict_accuracy",
-    "lenient_accuracy",
-    "closure_rate",
-    "truncated_rate",
-    "reasoning_words",
-    "answer_words",
-)
+_SHOWN_METRICS = {
+    "pass_at_1": "strict (pass@1)",
+    "lenient_accuracy": "lenient",
+    "required_rate": "required phrases",
+    "closure_rate": "closed",
+    "truncated_rate": "truncated",
+    "reasoning_words": "reasoning words",
+    "answer_words": "answer words",
+    "loss_answer": "answer loss",
+}
+"""Short, so that a table with all its intervals fits 80 columns."""
+_DIGITS = {Unit.RATE: 2, Unit.NATS: 2}
 
 
-def comparison_table(comparison: Comparison) -> Table:
-    """Before, after and their paired difference, with 95 % intervals."""
-    num = comparison.before.num_questions
-    table = Table(title=f"{num} held-out questions, before and after", box=box.SIMPLE_HEAD)
-    table.padding = (0, 1, 0, 0)  # fits 80 columns with every interval on one line
+def evaluation_view(results: Results) -> Group:
+    """A table of each task that counts, one line of each other, and the verdict."""
+    tasks = [task for task in results.tasks if task.last.purpose is Purpose.DOMAIN]
+    tasks = tasks or results.tasks
+    parts: list[RenderableType] = [
+        task_table(task, list(results.titles.values())) for task in tasks
+    ]
+    for task in results.tasks:
+        if task not in tasks:
+            name, of = task.last.task_name, task.comparison
+            parts.append(Text(f"{name}: {of.verdict}" if of else scores_told([task.last])))
+    parts.append(Text(results.verdict, style="bold"))
+    parts += [Text(f"note: {warning}", style="yellow") for warning in results.warnings]
+    return Group(*parts)
+
+
+def task_table(task: TaskResult, titles: Sequence[str]) -> Table:
+    """The main metrics of a task by side, and their paired difference, with 95 % intervals."""
+    scores, comparison = task.last, task.comparison
+    title = f"{scores.task_name}: {scores.num_questions} questions"
+    if scores.num_samples > 1:
+        title += f", {scores.num_samples} samples each"
+    table = Table(title=escape(title), box=box.SIMPLE_HEAD)
+    table.padding = (0, 1, 0, 0)
     table.add_column("")
-    for title in ("before", "after", "difference"):
-        table.add_column(title, justify="right", no_wrap=True)
-    for name in _SHOWN_METRICS:
-        metric = METRICS[name]
-        before, after = comparison.before.metrics.get(name), comparison.after.metrics.get(name)
-        if before is None and after is None:
+    for column in (*titles, *(["difference"] if comparison else [])):
+        table.add_column(escape(column), justify="right", no_wrap=True)
+    shown = _SHOWN_METRICS | {f"maj_at_{scores.num_samples}": f"maj@{scores.num_samples}"}
+    for name, metric in task.metrics.items():
+        if name not in shown:
             continue
-        difference = comparison.differences.get(name)
-        change = (
-            "-"
-            if difference is None
-            else _cell(difference.mean, difference.interval, metric.unit, "+")
-        )
-        label = metric.title if metric.unit is Unit.RATE else f"{metric.title} ({metric.unit})"
-        table.add_row(label, _estimate(before, metric.unit), _estimate(after, metric.unit), change)
+        cells = [_estimate(of.metrics.get(name), metric.unit) for of in task.scores.values()]
+        if comparison:
+            of = comparison.differences.get(name)
+            cells.append("-" if of is None else _cell(of.mean, of.interval, metric.unit, "+"))
+        table.add_row(shown[name], *cells)
     return table
 
 
@@ -66,7 +89,7 @@ def _estimate(estimate: Estimate | None, unit: Unit) -> str:
 
 
 def _cell(mean: float, interval: Interval, unit: Unit, sign: str) -> str:
-    form = f"{sign}.2f" if unit is Unit.RATE else f"{sign}.0f"
+    form = f"{sign}.{_DIGITS.get(unit, 0)}f"
     return f"{mean:{form}} [{interval.low:{form}}, {interval.high:{form}}]"
 
 
@@ -83,29 +106,27 @@ def _completion(graded: Graded, limit: int = 700) -> Text:
     return text
 
 
-def _mark(graded: Graded) -> tuple[str, str]:
-    if graded.grade.strict is None:
+def _mark(graded: Graded, purpose: Purpose) -> tuple[str, str]:
+    right = is_right(graded, purpose)
+    if right is None:
         return "not graded", "dim"
-    return ("right", "green") if graded.grade.strict else ("not right", "red")
+    return ("right", "green") if right else ("not right", "red")
 
 
 def side_by_side(
-    before: Sequence[Graded], after: Sequence[Graded], *, num: int, seed: int
+    sides: AnsweredSides, titles: Sequence[str], purpose: Purpose, *, num: int, seed: int
 ) -> Group:
-    """Some questions with what was written before and after; a wrong one among them, if any."""
+    """Some questions with the first sample of each side; a wrong one among them, if any."""
     panels = []
-    for index in choose_shown(after, num=num, seed=seed):
-        old, new = before[index], after[index]
+    for index in choose_shown(sides[-1], purpose, num=num, seed=seed):
+        problem, first = sides[-1][index].problem, [of[index].graded[0] for of in sides]
         table = Table(box=box.SIMPLE_HEAD, expand=True, show_edge=False)
-        for when, graded in (("before", old), ("after", new)):
-            verdict, style = _mark(graded)
-            table.add_column(Text.assemble(f"{when}: ", (verdict, style)), ratio=1)
-        table.add_row(_completion(old), _completion(new))
-        reference = f"\nreference: {new.problem.reference}" if new.problem.reference else ""
-        question = Text.assemble((new.problem.question, "bold"), (reference, "dim"))
-        panels.append(
-            Panel(Group(question, table), title=escape(new.problem.id), border_style="dim")
-        )
+        for title, graded in zip(titles, first, strict=True):
+            table.add_column(Text.assemble(f"{title}: ", _mark(graded, purpose)), ratio=1)
+        table.add_row(*map(_completion, first))
+        reference = f"\nreference: {problem.reference}" if problem.reference else ""
+        question = Text.assemble((problem.question, "bold"), (reference, "dim"))
+        panels.append(Panel(Group(question, table), title=escape(problem.id), border_style="dim"))
     return Group(*panels)
 
 

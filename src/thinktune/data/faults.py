@@ -7,7 +7,7 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import NamedTuple
 
-from thinktune.answers import find_number, is_number
+from thinktune.answers.numbers import find_number, is_number
 from thinktune.data.example import Example
 from thinktune.data.text_faults import PERSONAL, FaultKind, find_text_faults
 from thinktune.words import count_words, find_words

@@ -6,7 +6,7 @@ from hashlib import blake2b
 
 import numpy as np
 
-from thinktune.answers import normalise
+from thinktune.answers.wording import normalise
 from thinktune.data.example import Example, spoken
 from thinktune.data.intake import Source, usable
 from thinktune.data.names import Names

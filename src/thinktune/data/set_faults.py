@@ -4,7 +4,7 @@ from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from thinktune.answers import is_number
+from thinktune.answers.numbers import is_number
 from thinktune.data.example import Example, spoken
 from thinktune.data.faults import NAMED_ROWS, Fault, Severity, Tally, row_name
 from thinktune.data.names import Names

@@ -1,34 +1,24 @@
-"""Before against after, question by question: what changed, and whether it can be told."""
+"""Before against after on one task, question by question: what changed, and if it can be told."""
 
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from statistics import fmean
 
 from thinktune.errors import DataError
-from thinktune.evaluation.samples import Graded
-from thinktune.evaluation.scores import (
-    METRICS,
-    Metric,
-    Scores,
-    Unit,
-    has_reasoning,
-    summarise,
-)
-from thinktune.evaluation.statistics import (
-    Interval,
-    PairCounts,
-    count_pairs,
-    mcnemar_p,
-    paired_difference_interval,
-    paired_rate_interval,
-)
-from thinktune.words import count_words
+from thinktune.evaluation.alarms import Pairing, find_alarms, reasoning_ratio
+from thinktune.evaluation.differences import Difference, differences_of, pairs_of
+from thinktune.evaluation.metrics import measure, metrics_for, num_samples_of
+from thinktune.evaluation.resampling import questions_needed, smallest_detectable
+from thinktune.evaluation.samples import Answered
+from thinktune.evaluation.scores import MAIN_METRICS, Scores, mostly_right, scores_of
+from thinktune.evaluation.statistics import PairCounts, count_pairs
+from thinktune.evaluation.tasks import Purpose
 
-COLLAPSE_RATIO = 0.4
-"""Reasoning shorter than this share of what it was is reported as collapsed."""
-SIGNIFICANCE = 0.05
+SHORT_TITLES = {"pass_at_1": "pass@1", "lenient_accuracy": "lenient accuracy"}
+"""The main metrics in a sentence."""
+_WITHIN_REACH = 20
+"""Asking so many times as many questions is advice; beyond, the difference is too small to tell."""
 
 
 class Outcome(StrEnum):
@@ -40,99 +30,167 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
-    """After minus before, over the questions where both have the metric."""
-
-    mean: float
-    interval: Interval
-    """Newcombe's paired interval for a rate, the paired bootstrap's for a length."""
-    num: int
-    """Pairs it is taken over."""
-
-
-@dataclass(frozen=True, slots=True)
-class McNemar:
-    """How strict grades changed, and the exact test of it."""
-
-    counts: PairCounts
-    p: float
-
-
-@dataclass(frozen=True, slots=True)
 class Comparison:
-    """The same questions before and after training."""
+    """The same questions of one task, answered by two models."""
 
-    task_name: str
-    outcome: Outcome
-    verdict: str
-    """The outcome and its evidence in one sentence."""
-    warnings: tuple[str, ...]
-    """What else a reader should know, a sentence each."""
+    sides: tuple[str, str]
+    """What the two are called, such as before and after."""
     before: Scores
     after: Scores
+    outcome: Outcome
+    warnings: tuple[str, ...]
+    """What else a reader should know, a sentence each."""
     differences: Mapping[str, Difference]
-    """By name in ``METRICS``; a metric that no pair has is absent."""
-    mcnemar: McNemar | None
-    """Over strict grades; None if no question has a reference."""
+    """By name in ``metrics_for``; a metric that no pair has is absent."""
+    pairs: PairCounts | None
+    """Questions of which most samples are right (``scores.is_right``); None: none is graded."""
     reasoning_ratio: float | None
     """Mean reasoning length after over before, where both closed; None where none did."""
+    num_needed: int | None
+    """Questions that would tell a difference of this size; None where nothing says how many."""
+    detectable: float | None
+    """The difference that so many questions would tell; None where nothing says which."""
     decoding: Mapping[str, object]
     """How both were decoded, for the record."""
     seed: int
     """Of the intervals and of the choice of questions shown."""
 
+    @property
+    def task_name(self) -> str:
+        """Stands in metric keys."""
+        return self.before.task_name
+
+    @property
+    def purpose(self) -> Purpose:
+        """What the task's results stand for."""
+        return self.before.purpose
+
+    @property
+    def main(self) -> str:
+        """The metric that the outcome is taken from."""
+        return MAIN_METRICS[self.purpose]
+
+    @property
+    def is_graded(self) -> bool:
+        """Some question has a grade on both sides; else there is no claim and no evidence."""
+        return self.main in self.differences
+
+    @property
+    def verdict(self) -> str:
+        """The outcome and its evidence in one sentence."""
+        outcome = self.outcome.value.capitalize()
+        if not self.is_graded:
+            return (
+                f"{outcome}: no question could be graded on both sides, so only finishing, length "
+                "and style are compared."
+            )
+        rest = "".join(f"; {part}" for part in (self.shortfall, self.second_evidence) if part)
+        return f"{outcome}: {self.claim} ({self.evidence}){rest}."
+
+    @property
+    def claim(self) -> str:
+        """How the main metric went, for the middle of a sentence; needs a graded pair."""
+        of = self.differences[self.main]
+        change = self._change(self.main, 2 if of.num <= 200 else 3)  # one question must be seen
+        return f"{SHORT_TITLES[self.main]} {change} on {of.num} questions"
+
+    @property
+    def evidence(self) -> str:
+        """The interval and the test behind the claim."""
+        of = self.differences[self.main]
+        form = f"+z.{2 if of.num <= 200 else 3}f"
+        p = "p < 0.001" if of.p < 0.001 else f"p = {of.p:.3f}"
+        low, high = f"{of.interval.low:{form}}", f"{of.interval.high:{form}}"
+        return f"95% interval of the difference {low} to {high}, {of.test} {p}"
+
+    @property
+    def shortfall(self) -> str:
+        """What would tell, where these questions cannot; empty where they can."""
+        if self.outcome is not Outcome.CANNOT_TELL:
+            return ""
+        num = self.differences[self.main].num
+        if self.num_needed is not None and num < self.num_needed <= _WITHIN_REACH * num:
+            about = _rounded(self.num_needed)
+            return f"a difference of this size needs about {about:,} questions"
+        if self.detectable is not None:
+            return f"so many questions tell a difference of about {self.detectable:.2f}"
+        return "no question went another way, so nothing says how many would tell"
+
+    @property
+    def second_evidence(self) -> str:
+        """How the loss of the reference answers went outside the domain, where that is told."""
+        loss = self.differences.get("loss_answer")
+        if self.purpose is not Purpose.RETENTION or loss is None or not loss.changed:
+            return ""
+        return f"the loss of the reference answers {self._change('loss_answer', 2)}"
+
+    def _change(self, name: str, digits: int) -> str:
+        old, new = self.before.metrics[name].mean, self.after.metrics[name].mean
+        if new == old:
+            return f"stayed at {new:.{digits}f}"
+        direction = "rose" if new > old else "fell"
+        return f"{direction} from {old:.{digits}f} to {new:.{digits}f}"
+
 
 def compare(
-    before: Sequence[Graded],
-    after: Sequence[Graded],
+    before: Sequence[Answered],
+    after: Sequence[Answered],
     *,
     task_name: str,
+    purpose: Purpose,
     decoding: Mapping[str, object],
     seed: int,
+    sides: tuple[str, str] = ("before", "after"),
 ) -> Comparison:
     """Compare two models on the same questions.
 
     Raises:
-        DataError: the two were not asked the same questions, in order, with the same prompts.
+        DataError: the two were not asked the same questions, in order, with as many samples of
+            each. Prompts may differ, as those of two base models do; a warning says so.
     """
     _require_pairs(before, after)
-    scores_before, scores_after = summarise(before, seed=seed), summarise(after, seed=seed)
-    differences = {
-        name: difference
-        for name, metric in METRICS.items()
-        if (difference := _difference(before, after, metric, seed=seed)) is not None
-    }
-    mcnemar = _mcnemar(before, after)
-    outcome = _outcome(differences.get("strict_accuracy"), mcnemar)
-    ratio = _reasoning_ratio(before, after)
+    metrics, main = metrics_for(num_samples_of([*before, *after])), MAIN_METRICS[purpose]
+    values = [measure(answered, metrics) for answered in (before, after)]
+    old, new = (
+        scores_of(answered, of, task_name=task_name, purpose=purpose, seed=seed)
+        for answered, of in zip((before, after), values, strict=True)
+    )
+    differences = differences_of(values[0], values[1], metrics, main=main, seed=seed)
+    outcome = _outcome(differences.get(main))
+    graded = pairs_of(values[0][main], values[1][main])
+    main_values = [b for b, _ in graded], [a for _, a in graded]
+    pairing = Pairing(before, after, old, new, differences, sides)
     return Comparison(
-        task_name=task_name,
+        sides=sides,
+        before=old,
+        after=new,
         outcome=outcome,
-        verdict=_verdict(outcome, scores_before, scores_after, differences, mcnemar),
-        warnings=tuple(_warnings(outcome, before, after, scores_after, differences, ratio)),
-        before=scores_before,
-        after=scores_after,
+        warnings=tuple(find_alarms(pairing)),
         differences=differences,
-        mcnemar=mcnemar,
-        reasoning_ratio=ratio,
+        pairs=_pairs(before, after, purpose),
+        reasoning_ratio=reasoning_ratio(before, after),
+        num_needed=questions_needed(*main_values) if graded else None,
+        detectable=smallest_detectable(*main_values) if graded else None,
         decoding=dict(decoding),
         seed=seed,
     )
 
 
-def choose_shown(after: Sequence[Graded], *, num: int, seed: int) -> list[int]:
-    """Choose questions to show, by chance, with one that is wrong after training if there is one.
+def choose_shown(
+    answered: Sequence[Answered], purpose: Purpose, *, num: int, seed: int
+) -> list[int]:
+    """Choose questions to show, by chance, with one that was answered wrongly if there is one.
 
     Returns:
         Indices in rising order; fewer than ``num`` if there are fewer questions.
     """
     chance = random.Random(seed)
-    order = chance.sample(range(len(after)), len(after))
-    wrong = [index for index in order if after[index].grade.strict is False][:1]
+    order = chance.sample(range(len(answered)), len(answered))
+    wrong = [index for index in order if mostly_right(answered[index], purpose) is False][:1]
     return sorted([*wrong, *(index for index in order if index not in wrong)][:num])
 
 
-def _require_pairs(before: Sequence[Graded], after: Sequence[Graded]) -> None:
+def _require_pairs(before: Sequence[Answered], after: Sequence[Answered]) -> None:
     if len(before) != len(after):
         raise DataError(
             f"{len(before)} questions before and {len(after)} after cannot be paired; "
@@ -144,131 +202,36 @@ def _require_pairs(before: Sequence[Graded], after: Sequence[Graded]) -> None:
                 f"question {number} is {b.problem.id!r} before and {a.problem.id!r} after; "
                 "ask both models the same questions in the same order"
             )
-        for what, same in (
-            ("prompt", b.sample.prompt == a.sample.prompt),
-            ("reference", b.problem.reference == a.problem.reference),
-        ):
-            if not same:
+        for what in ("question", "system", "history", "reference"):
+            if getattr(b.problem, what) != getattr(a.problem, what):
                 raise DataError(
                     f"question {b.problem.id!r} has one {what} before and another after, so the "
                     "difference would not be due to training; evaluate both again"
                 )
 
 
-def _difference(
-    before: Sequence[Graded], after: Sequence[Graded], metric: Metric, *, seed: int
-) -> Difference | None:
-    values = [(metric.value(b), metric.value(a)) for b, a in zip(before, after, strict=True)]
-    pairs = [(b, a) for b, a in values if b is not None and a is not None]
-    if not pairs:
-        return None
-    of_before, of_after = [b for b, _ in pairs], [a for _, a in pairs]
-    if metric.unit is Unit.RATE:
-        counts = count_pairs([bool(b) for b in of_before], [bool(a) for a in of_after])
-        interval = paired_rate_interval(counts)
-    else:
-        interval = paired_difference_interval(of_before, of_after, seed=seed)
-    return Difference(fmean(a - b for b, a in pairs), interval, len(pairs))
-
-
-def _mcnemar(before: Sequence[Graded], after: Sequence[Graded]) -> McNemar | None:
-    pairs = [
-        (b.grade.strict, a.grade.strict)
+def _pairs(
+    before: Sequence[Answered], after: Sequence[Answered], purpose: Purpose
+) -> PairCounts | None:
+    right = [
+        (mostly_right(b, purpose), mostly_right(a, purpose))
         for b, a in zip(before, after, strict=True)
-        if b.grade.strict is not None and a.grade.strict is not None
     ]
-    if not pairs:
-        return None
-    counts = count_pairs([b for b, _ in pairs], [a for _, a in pairs])
-    return McNemar(counts, mcnemar_p(counts.only_before, counts.only_after))
+    graded = [(b, a) for b, a in right if b is not None and a is not None]
+    return count_pairs([b for b, _ in graded], [a for _, a in graded]) if graded else None
 
 
-def _reasoning_ratio(before: Sequence[Graded], after: Sequence[Graded]) -> float | None:
-    lengths = [
-        (count_words(b.sample.reasoning), count_words(a.sample.reasoning))
-        for b, a in zip(before, after, strict=True)
-        if b.sample.closed and a.sample.closed
-    ]
-    total_before = sum(b for b, _ in lengths)
-    return sum(a for _, a in lengths) / total_before if total_before else None
-
-
-def _outcome(strict: Difference | None, mcnemar: McNemar | None) -> Outcome:
-    """Claim a change only if the interval leaves out 0 and McNemar's test agrees."""
-    if strict is None or mcnemar is None or mcnemar.p >= SIGNIFICANCE:
+def _outcome(main: Difference | None) -> Outcome:
+    if main is None or not main.changed:
         return Outcome.CANNOT_TELL
-    if strict.interval.low > 0:
-        return Outcome.BETTER
-    return Outcome.WORSE if strict.interval.high < 0 else Outcome.CANNOT_TELL
+    return Outcome.BETTER if main.mean > 0 else Outcome.WORSE
 
 
-def _verdict(
-    outcome: Outcome,
-    before: Scores,
-    after: Scores,
-    differences: Mapping[str, Difference],
-    mcnemar: McNemar | None,
-) -> str:
-    if mcnemar is None:
-        return (
-            "Cannot tell: no question has a reference, so answers were not graded; finishing and "
-            "length are compared below."
-        )
-    old, new = before.metrics["strict_accuracy"].mean, after.metrics["strict_accuracy"].mean
-    strict = differences["strict_accuracy"]
-    digits = 2 if strict.num <= 200 else 3  # one question more or less must be seen
-    if new == old:
-        change = f"stayed at {new:.{digits}f}"
-    else:
-        direction = "rose" if new > old else "fell"
-        change = f"{direction} from {old:.{digits}f} to {new:.{digits}f}"
-    p = "p < 0.001" if mcnemar.p < 0.001 else f"p = {mcnemar.p:.3f}"
-    return (
-        f"{outcome.value.capitalize()}: strict accuracy {change} on {strict.num} questions "
-        f"(95% interval of the difference {strict.interval.low:+z.{digits}f} to "
-        f"{strict.interval.high:+z.{digits}f}, exact McNemar {p})."
-    )
+def _rounded(number: int) -> int:
+    """Round up to two digits: more would promise more than a guess of this kind holds.
 
-
-def _warnings(
-    outcome: Outcome,
-    before: Sequence[Graded],
-    after: Sequence[Graded],
-    scores_after: Scores,
-    differences: Mapping[str, Difference],
-    ratio: float | None,
-) -> list[str]:
-    num = len(after)
-    warnings = []
-    lenient = differences.get("lenient_accuracy")
-    if outcome is Outcome.BETTER and lenient is not None and lenient.interval.low <= 0:
-        warnings.append(
-            "Lenient accuracy did not clearly rise: the gain is in finishing and in naming one "
-            "answer, not shown to be in knowing more answers."
-        )
-    after_words = scores_after.metrics.get("reasoning_words")
-    if not any(g.sample.closed for g in before):
-        length = f"{after_words.mean:.0f} words on average" if after_words else "none closed either"
-        warnings.append(
-            f"Before training the model closed its reasoning on none of {num} questions, so there "
-            f"is no length to compare with (after training: {length})."
-        )
-    elif ratio is not None and ratio < COLLAPSE_RATIO:
-        warnings.append(
-            f"Reasoning collapsed to {ratio:.0%} of its length before, on the "
-            f"{differences['reasoning_words'].num} questions where it was closed both times. "
-            "Training on short reasoning teaches short reasoning; check that this is wanted."
-        )
-    num_empty = sum(g.sample.closed and not has_reasoning(g) for g in after)
-    if num_empty:
-        warnings.append(f"After training {num_empty} of {num} completions have empty reasoning.")
-    num_truncated = sum(g.grade.truncated for g in after)
-    if num_truncated:
-        warnings.append(
-            f"After training {num_truncated} of {num} completions met the token limit; raise "
-            "evaluation.max_new_tokens to see whether they end."
-        )
-    num_ungraded = num - scores_after.num_graded
-    if 0 < num_ungraded < num:
-        warnings.append(f"{num_ungraded} of {num} questions have no reference and are not graded.")
-    return warnings
+    >>> _rounded(187), _rounded(34)
+    (190, 34)
+    """
+    step = 10 ** max(len(str(number)) - 2, 0)
+    return -(-number // step) * step

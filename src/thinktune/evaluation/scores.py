@@ -1,20 +1,38 @@
-"""What one sample is worth, and what many are worth together."""
+"""What one sample is worth, and what all of a task are worth together."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
+from math import inf
 from statistics import fmean, median
 
-from thinktune.answers import grade
+from thinktune.answers.grading import AnswerKind, conclusion, vote
+from thinktune.answers.phrases import find_phrases
 from thinktune.errors import DataError
-from thinktune.evaluation.samples import Grade, Graded, Sample
-from thinktune.evaluation.statistics import Interval, bootstrap_interval, wilson_interval
-from thinktune.evaluation.tasks import Problem, Task
-from thinktune.words import count_words
+from thinktune.evaluation.metrics import (
+    Unit,
+    Values,
+    agreement,
+    measure,
+    metrics_for,
+    num_samples_of,
+    winners_right,
+)
+from thinktune.evaluation.samples import Answered, Grade, Graded, ReferenceLosses, Sample
+from thinktune.evaluation.statistics import (
+    Interval,
+    Reliability,
+    bootstrap_interval,
+    reliability,
+    wilson_interval,
+)
+from thinktune.evaluation.tasks import Problem, Purpose, Task, grade_answer
 
+MAIN_METRICS = {Purpose.DOMAIN: "pass_at_1", Purpose.RETENTION: "lenient_accuracy"}
+"""What a task is judged by; ``is_right`` says why."""
 UNFINISHED, OTHER, SEVERAL = "(unfinished)", "(other)", "(several)"
 """What was answered, where it is not one label."""
+_NO_CONCLUSION = (AnswerKind.PHRASES, AnswerKind.TEXT)
 
 
 def grade_sample(problem: Problem, sample: Sample, task: Task) -> Grade:
@@ -23,91 +41,61 @@ def grade_sample(problem: Problem, sample: Sample, task: Task) -> Grade:
     Strict asks three things: the reasoning was closed, the answer after it gives the reference, and
     it gives nothing else. A sample that never closed is unfinished: not strict, and reported apart.
     Lenient forgives format: the reference is what is given first in the answer, or, in a
-    sample that never closed, first in the whole completion. ``answers.grade`` says what
-    giving means for labels, numbers and texts.
+    sample that never closed, first in the whole completion. ``answers.grading`` says what
+    giving means for labels, numbers and texts. Only a closed sample votes and has a conclusion.
 
     Raises:
         DataError: the sample answers another problem.
     """
     if sample.problem_id != problem.id:
         raise DataError(f"sample of {sample.problem_id!r} cannot be graded as {problem.id!r}")
-    strict, lenient, found = None, None, ()
-    if problem.reference is not None:
-        text = sample.answer if sample.closed else sample.completion
-        match = grade(text, problem.reference, task.labels, task.kind)
-        strict, lenient, found = sample.closed and match.strict, match.lenient, match.found
-    return Grade(strict, lenient, sample.closed, sample.truncated, found)
+    match = grade_answer(task, problem, sample.answer if sample.closed else sample.completion)
+    kind = AnswerKind.PHRASES if problem.reference is None else task.kind
+    voted = vote(sample.answer, kind, task.labels) if sample.closed else None
+    concluded = None
+    if voted is not None and kind not in _NO_CONCLUSION:
+        concluded = conclusion(sample.reasoning, kind, task.labels) == voted
+    return Grade(
+        strict=None if match is None else sample.closed and match.strict,
+        lenient=None if match is None else match.lenient,
+        found=() if match is None else match.found,
+        vote=voted,
+        concluded=concluded,
+        required_found=find_phrases(sample.answer, problem.required),
+    )
 
 
-def grade_samples(task: Task, samples: Sequence[Sample]) -> list[Graded]:
-    """Grade one sample for each problem of a task, in the order of the problems."""
-    if len(samples) != len(task.problems):
-        raise DataError(f"task {task.name} has {len(task.problems)} questions, not {len(samples)}")
+def grade_samples(
+    task: Task,
+    samples: Sequence[Sequence[Sample]],
+    losses: Sequence[ReferenceLosses | None] | None = None,
+) -> list[Answered]:
+    """Grade the samples of each problem of a task, in the order of the problems.
+
+    Raises:
+        DataError: there are samples of more or fewer problems, or of others.
+    """
+    problems = task.problems
+    if len(samples) != len(problems):
+        raise DataError(f"task {task.name} has {len(problems)} questions, not {len(samples)}")
     return [
-        Graded(problem, sample, grade_sample(problem, sample, task))
-        for problem, sample in zip(task.problems, samples, strict=True)
+        Answered(problem, tuple(Graded(s, grade_sample(problem, s, task)) for s in drawn), of)
+        for problem, drawn, of in zip(
+            problems, samples, losses or [None] * len(problems), strict=True
+        )
     ]
-
-
-class Unit(StrEnum):
-    """What a metric counts."""
-
-    RATE = "rate"
-    WORDS = "words"
-    TOKENS = "tokens"
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """A number of every sample that has one; its mean over samples is what is reported."""
-
-    title: str
-    unit: Unit
-    of: Callable[[Graded], float | bool | None]
-    """What is counted of one sample; None where it does not apply."""
-
-    def value(self, graded: Graded) -> float | None:
-        """Give the value of one sample, 0 or 1 for a rate; None where it does not apply."""
-        value = self.of(graded)
-        return None if value is None else float(value)
-
-
-METRICS: dict[str, Metric] = {
-    "strict_accuracy": Metric("strict accuracy", Unit.RATE, lambda g: g.grade.strict),
-    "lenient_accuracy": Metric("lenient accuracy", Unit.RATE, lambda g: g.grade.lenient),
-    "closure_rate": Metric("reasoning closed", Unit.RATE, lambda g: g.grade.closed),
-    "unfinished_rate": Metric("never closed", Unit.RATE, lambda g: not g.grade.closed),
-    "truncated_rate": Metric("met the token limit", Unit.RATE, lambda g: g.grade.truncated),
-    "think_rate": Metric("reasoning closed, not empty", Unit.RATE, lambda g: has_reasoning(g)),
-    "reasoning_words": Metric(
-        "reasoning, where closed", Unit.WORDS, lambda g: _words(g, g.sample.reasoning)
-    ),
-    "answer_words": Metric(
-        "answer, where closed", Unit.WORDS, lambda g: _words(g, g.sample.answer)
-    ),
-    "completion_tokens": Metric("completion", Unit.TOKENS, lambda g: g.sample.num_tokens),
-}
-
-
-def has_reasoning(graded: Graded) -> bool:
-    """Say whether there is reasoning, and it was closed."""
-    return graded.sample.closed and bool(graded.sample.reasoning.strip())
-
-
-def _words(graded: Graded, text: str) -> int | None:
-    return count_words(text) if graded.sample.closed else None
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean over samples and how sure it is."""
+    """A mean over questions and how sure it is."""
 
     mean: float
     interval: Interval
-    """Wilson's for a rate, the bootstrap's for a length."""
+    """Wilson's where every value is 0 or 1, else the bootstrap's."""
     median: float
     num: int
-    """Samples it is taken over."""
+    """Questions it is taken over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,61 +104,111 @@ class ReferenceScores:
 
     num: int
     num_strict: int
+    """Questions of which most samples are strictly right."""
     num_lenient: int
     answered: Mapping[str, int]
-    """What was given instead or rightly, to how often: a label, or one of the three above."""
+    """What was given instead or rightly, to in how many samples: a label, or one of the three
+    above."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
     """How one model did on a task."""
 
+    task_name: str
+    purpose: Purpose
     num_questions: int
     num_graded: int
-    """Questions with a reference; the others count only for finishing and length."""
+    """Questions that could be graded; the others count only for finishing, length and style."""
+    num_samples: int
+    """Samples drawn of each question."""
     metrics: Mapping[str, Estimate]
-    """By name in ``METRICS``; a metric that applies to no sample is absent."""
+    """By name in ``metrics_for(num_samples)``; a metric that applies to no question is absent."""
     by_reference: Mapping[str, ReferenceScores]
     """Empty where references do not repeat."""
+    reliability: Reliability | None
+    """How often the majority is right, by how many samples agree; None with one sample."""
 
 
-def summarise(graded: Sequence[Graded], *, seed: int) -> Scores:
+def summarise(
+    answered: Sequence[Answered], *, task_name: str, purpose: Purpose, seed: int
+) -> Scores:
     """Put the grades of a task together.
 
     Raises:
-        DataError: there is nothing to put together.
+        DataError: there is nothing to put together, or questions have unequal numbers of samples.
     """
-    if not graded:
-        raise DataError("no graded samples; ask at least one question")
-    metrics = {}
-    for name, metric in METRICS.items():
-        values = [value for g in graded if (value := metric.value(g)) is not None]
-        if values:
-            metrics[name] = estimate(values, metric.unit, seed=seed)
-    num_graded = sum(g.problem.reference is not None for g in graded)
-    return Scores(len(graded), num_graded, metrics, _by_reference(graded))
+    metrics = metrics_for(num_samples_of(answered))
+    values = measure(answered, metrics)
+    return scores_of(answered, values, task_name=task_name, purpose=purpose, seed=seed)
+
+
+def scores_of(
+    answered: Sequence[Answered], values: Values, *, task_name: str, purpose: Purpose, seed: int
+) -> Scores:
+    """Put values together that were measured before."""
+    num_samples = num_samples_of(answered)
+    metrics = metrics_for(num_samples)
+    given = {name: [v for v in of if v is not None] for name, of in values.items()}
+    return Scores(
+        task_name,
+        purpose,
+        num_questions=len(answered),
+        num_graded=len(given["pass_at_1"]),
+        num_samples=num_samples,
+        metrics={
+            name: estimate(of, metrics[name].unit, seed=seed) for name, of in given.items() if of
+        },
+        by_reference=_by_reference(answered),
+        reliability=_reliability(answered) if num_samples > 1 else None,
+    )
+
+
+def is_yes_or_no(values: Sequence[float], unit: Unit) -> bool:
+    """Say whether each value is a plain 0 or 1, for which there are exact methods."""
+    return unit is Unit.RATE and all(value in (0, 1) for value in values)
 
 
 def estimate(values: Sequence[float], unit: Unit, *, seed: int) -> Estimate:
-    """Give the mean of values with the interval that suits their unit."""
-    if unit is Unit.RATE:
+    """Give the mean of values with the interval that suits them."""
+    if is_yes_or_no(values, unit):
         interval = wilson_interval(int(sum(values)), len(values))
     else:
-        interval = bootstrap_interval(values, seed=seed)
+        interval = bootstrap_interval(values, seed=seed, bounds=bounds_of(unit))
     return Estimate(fmean(values), interval, float(median(values)), len(values))
 
 
-def to_metrics(scores: Scores, task_name: str) -> dict[str, float]:
-    """Flatten scores for tracking: ``evaluation/<task>/strict_accuracy`` and so on."""
-    return {f"evaluation/{task_name}/{name}": e.mean for name, e in scores.metrics.items()}
+def bounds_of(unit: Unit) -> tuple[float, float]:
+    """Between what the values of a unit lie."""
+    return (0.0, 1.0) if unit is Unit.RATE else (-inf, inf)
 
 
-def answered(graded: Graded) -> str:
+def to_metrics(scores: Scores) -> dict[str, float]:
+    """Flatten scores for tracking: ``evaluation/<task>/pass_at_1`` and so on."""
+    return {f"evaluation/{scores.task_name}/{name}": e.mean for name, e in scores.metrics.items()}
+
+
+def is_right(graded: Graded, purpose: Purpose) -> bool | None:
+    """Whether a sample is right as its task counts it; None if it is not graded.
+
+    Strictly where the task is what the training is for. Leniently where it is what should not be
+    lost: who learns to close the reasoning must not seem to have learnt the answers by it.
+    """
+    return graded.grade.strict if purpose is Purpose.DOMAIN else graded.grade.lenient
+
+
+def mostly_right(answered: Answered, purpose: Purpose) -> bool | None:
+    """Whether more than half of a question's samples are right; None if none is graded."""
+    right = [r for g in answered.graded if (r := is_right(g, purpose)) is not None]
+    return fmean(right) > 0.5 if right else None
+
+
+def what_answered(problem: Problem, graded: Graded) -> str:
     """Name what a sample answered: a label or number, or why there is not one."""
-    if not graded.grade.closed:
+    if not graded.sample.closed:
         return UNFINISHED
-    if graded.grade.strict and graded.problem.reference is not None:
-        return graded.problem.reference
+    if graded.grade.strict and problem.reference is not None:
+        return problem.reference
     match graded.grade.found:
         case ():
             return OTHER
@@ -180,19 +218,32 @@ def answered(graded: Graded) -> str:
             return SEVERAL
 
 
-def _by_reference(graded: Sequence[Graded]) -> dict[str, ReferenceScores]:
-    groups: dict[str, list[Graded]] = {}
-    for g in graded:
-        if g.problem.reference is not None:
-            groups.setdefault(g.problem.reference, []).append(g)
+def _reliability(answered: Sequence[Answered]) -> Reliability | None:
+    pairs = [
+        (sure, bool(right) and right[0] >= 0.5)  # of tied answers the one given first
+        for each in answered
+        if (sure := agreement(each)) is not None and (right := winners_right(each)) is not None
+    ]
+    return reliability([sure for sure, _ in pairs], [r for _, r in pairs]) if pairs else None
+
+
+def _by_reference(answered: Sequence[Answered]) -> dict[str, ReferenceScores]:
+    groups: dict[str, list[Answered]] = {}
+    for each in answered:
+        if each.problem.reference is not None:
+            groups.setdefault(each.problem.reference, []).append(each)
     if 2 * len(groups) > sum(map(len, groups.values())):
         return {}
     return {
         reference: ReferenceScores(
             num=len(group),
-            num_strict=sum(bool(g.grade.strict) for g in group),
-            num_lenient=sum(bool(g.grade.lenient) for g in group),
-            answered=dict(Counter(map(answered, group)).most_common()),
+            num_strict=sum(bool(mostly_right(each, Purpose.DOMAIN)) for each in group),
+            num_lenient=sum(bool(mostly_right(each, Purpose.RETENTION)) for each in group),
+            answered=dict(
+                Counter(
+                    what_answered(each.problem, g) for each in group for g in each.graded
+                ).most_common()
+            ),
         )
         for reference, group in sorted(groups.items())
     }

@@ -32,6 +32,7 @@ def generate(
     seed: int = 0,
     batch_size: int | None = None,
     limits: Sequence[int] | None = None,
+    numbers: Sequence[int] | None = None,
     on_text: Callable[[int, str], None] | None = None,
     on_done: Callable[[int, Completion], None] | None = None,
 ) -> list[Completion]:
@@ -51,6 +52,7 @@ def generate(
         seed: of the draws.
         batch_size: rows decoded together; None for as many as the device has room for.
         limits: most tokens of each completion, where they differ.
+        numbers: decides each prompt's draws; None for its place in the list.
         on_text: called with (index, new text) as text appears.
         on_done: called with (index, completion) as each ends.
 
@@ -61,9 +63,10 @@ def generate(
         DataError: a prompt is empty or fills the model's context.
     """
     wanted = [config.max_new_tokens] * len(prompts) if limits is None else limits
+    chosen = range(len(prompts)) if numbers is None else numbers
     rows = [
-        Row(index, tuple(prompt), min(most, _room(decoder, prompt, index)))
-        for index, (prompt, most) in enumerate(zip(prompts, wanted, strict=True))
+        Row(index, tuple(prompt), min(most, _room(decoder, prompt, index)), number)
+        for index, (prompt, most, number) in enumerate(zip(prompts, wanted, chosen, strict=True))
     ]
     done: dict[int, Completion] = {}
     streams = {row.index: TextStream(tokenizer) for row in rows} if on_text else {}

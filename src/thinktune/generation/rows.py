@@ -18,6 +18,8 @@ class Row:
     prompt: tuple[int, ...]
     limit: int
     """Most tokens it may write."""
+    number: int
+    """Decides its draws."""
     tokens: list[int] = field(default_factory=list)
     stop: Stop | None = None
 
@@ -44,7 +46,7 @@ class Rules:
         """One uniform number for each token a row may write, so that no row depends on another."""
         if self.config.temperature == 0:
             return torch.zeros(row.limit)
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + row.index)
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + row.number)
         return torch.rand(row.limit, generator=generator)
 
 

@@ -5,16 +5,11 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from thinktune.answers import (
-    AnswerKind,
-    Labels,
-    find_boxed,
-    find_choice,
-    find_labels,
-    grade,
-    is_number,
-    labels_from,
-)
+from thinktune.answers.boxes import find_boxed
+from thinktune.answers.choices import find_choice
+from thinktune.answers.grading import AnswerKind, grade
+from thinktune.answers.labels import Labels, find_labels, labels_from
+from thinktune.answers.numbers import is_number
 from thinktune.data.example import Example
 from thinktune.errors import ConfigError, DataError
 from thinktune.teacher.config import TeacherConfig, Verify

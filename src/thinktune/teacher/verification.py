@@ -3,17 +3,13 @@
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
-from thinktune.answers import (
-    AnswerKind,
-    Labels,
-    find_boxed,
-    find_choice,
-    find_labels,
-    find_number,
-    grade,
-    normalise,
-    same_maths,
-)
+from thinktune.answers.boxes import find_boxed
+from thinktune.answers.choices import find_choice
+from thinktune.answers.grading import AnswerKind, grade
+from thinktune.answers.labels import Labels, find_labels
+from thinktune.answers.maths import same_maths
+from thinktune.answers.numbers import find_number
+from thinktune.answers.wording import normalise
 from thinktune.data.conversations import THINK_TAG
 from thinktune.data.example import Example
 from thinktune.errors import ConfigError

@@ -74,7 +74,8 @@ class LaunchedStep:
         return StepMetrics(losses, grad_norm, sum(row.num_tokens for row in self.rows))
 
 
-def _nll(decoder: Decoder, row: PackedRow) -> tuple[Tensor, Tensor]:
+def target_nlls(decoder: Decoder, row: PackedRow) -> tuple[Tensor, Tensor]:
+    """The row's weighted sum, and each target's negative log-likelihood (C), in nats."""
     attend = PackedAttention(row.lengths, row.prefix_length)
     hidden_CD = decoder(row.tokens_T, row.positions_T, attend, row.predictors_C)
     return linear_cross_entropy(hidden_CD, decoder.lm_head.weight, row.targets_C, row.weights_C)
@@ -150,7 +151,7 @@ def train_step(
     adapter.gradient.zero_()
     nlls = []
     for row in rows:
-        weighted_sum, nll_C = _nll(decoder, row)
+        weighted_sum, nll_C = target_nlls(decoder, row)
         nlls.append(nll_C)
         if row.num_targets:
             (weighted_sum / total).backward()
@@ -180,6 +181,6 @@ def heldout_loss(decoder: Decoder, rows: Sequence[PackedRow]) -> Losses:
     Raises:
         TrainingError: a loss is not finite (the rows are named), or nothing carries loss.
     """
-    nlls = [_nll(decoder, row)[1] for row in rows]
+    nlls = [target_nlls(decoder, row)[1] for row in rows]
     _refuse_non_finite(rows, nlls)
     return _losses(rows, *_sums(rows, nlls).tolist())

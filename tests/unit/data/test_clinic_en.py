@@ -8,7 +8,7 @@ from importlib.resources import files
 import pytest
 from datasketch import MinHash
 
-from thinktune.answers import find_labels
+from thinktune.answers.labels import find_labels
 from thinktune.data.example import Example
 from thinktune.data.faults import Severity
 from thinktune.data.inspection import inspect

@@ -10,7 +10,8 @@ from statistics import median
 import opencc
 import pytest
 
-from thinktune.answers import find_labels, grade
+from thinktune.answers.grading import grade
+from thinktune.answers.labels import find_labels
 from thinktune.config import read_recipe
 from thinktune.data.example import Example
 from thinktune.data.inspection import inspect

@@ -8,7 +8,7 @@ import pytest
 
 from tests.small_runs import hide_package
 from tests.unit.teacher.scripted_server import ScriptedServer, completion, thought
-from thinktune.answers import AnswerKind
+from thinktune.answers.grading import AnswerKind
 from thinktune.data.example import Example
 from thinktune.errors import ConfigError, DataError
 from thinktune.settings import parse_settings

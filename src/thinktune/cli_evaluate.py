@@ -1,0 +1,110 @@
+"""``thinktune evaluate``: models and adapters asked the same questions, and compared."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+if TYPE_CHECKING:  # torch takes seconds; --help must not
+    from thinktune.generation.remote import ServerConfig
+    from thinktune.pipeline import Outcome
+
+console = Console()
+
+
+def evaluate_command(
+    target: Annotated[str, typer.Argument(help="A run's folder, an adapter's, or a model.")],
+    adapter: Annotated[str | None, typer.Option(help="An adapter's folder, for a model.")] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(help="A run, adapter or model to compare with; else the base model."),
+    ] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What is asked, as often as wanted: heldout (a run's own questions), retention, "
+            "a data file, or reasoning-gym:NAME."
+        ),
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(help="Samples of each question; needs a temperature.", min=1)
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(min=0)] = None,
+    top_p: Annotated[float | None, typer.Option(min=0, max=1)] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1)] = None,
+    num_questions: Annotated[
+        int | None, typer.Option(help="Ask only the first so many of each task.", min=1)
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1)] = None,
+    seed: Annotated[int | None, typer.Option(help="Of draws and intervals.", min=0)] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of the report.")] = None,
+    server: Annotated[
+        str | None, typer.Option(help="URL of a completions server such as vLLM's that answers.")
+    ] = None,
+    server_model: Annotated[
+        list[str] | None,
+        typer.Option(help="What the server calls each model, the one compared with first."),
+    ] = None,
+) -> None:
+    """Ask a model the same questions before and after, or against another, and report.
+
+    Interrupted, it goes on where it was when the same is asked again.
+
+    Example: `thinktune evaluate runs/first --task retention --samples 4 --temperature 0.6`
+    """
+    from thinktune import pipeline  # noqa: PLC0415
+    from thinktune.live_view import LiveView  # noqa: PLC0415
+
+    asked = {
+        "num_samples": samples,
+        "temperature": temperature,
+        "top_p": top_p,
+        "max_new_tokens": max_new_tokens,
+        "num_questions": num_questions,
+        "batch_size": batch_size,
+    }
+    settings: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    request = pipeline.EvaluationRequest(
+        target,
+        adapter=adapter,
+        against=against,
+        tasks=tuple(task or ()),
+        settings=settings,
+        seed=seed,
+        output=output,
+        servers=_servers(server, server_model or []),
+        command=shlex.join(["thinktune", *sys.argv[1:]]),
+    )
+    with LiveView(console) as watcher:
+        outcome = pipeline.evaluate(request, watcher)
+    show_evaluation(outcome)
+
+
+def _servers(url: str | None, models: list[str]) -> "tuple[ServerConfig, ...]":
+    from thinktune.errors import ConfigError  # noqa: PLC0415
+    from thinktune.generation.remote import ServerConfig  # noqa: PLC0415
+    from thinktune.settings import parse_settings  # noqa: PLC0415
+
+    if url is None and not models:
+        return ()
+    if url is None or not models:
+        raise ConfigError("--server URL and --server-model NAME go together")
+    return tuple(parse_settings(ServerConfig, {"url": url, "model": name}) for name in models)
+
+
+def show_evaluation(outcome: "Outcome", *, num_shown: int = 3, seed: int = 0) -> None:
+    """Some questions side by side, the tables, the verdict, and where the report is."""
+    from thinktune import view  # noqa: PLC0415
+
+    if outcome.results is None or outcome.report is None:
+        return
+    first = outcome.results.tasks[0].last
+    sides, titles = outcome.answered[first.task_name], list(outcome.results.titles.values())
+    console.print(view.side_by_side(sides, titles, first.purpose, num=num_shown, seed=seed))
+    console.print(view.evaluation_view(outcome.results))
+    console.print()
+    console.print(Text.assemble(("Report: ", "dim"), str(outcome.report)), soft_wrap=True)

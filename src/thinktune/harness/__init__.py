@@ -1,0 +1,1 @@
+"""lm-evaluation-harness scores our models: ``python -m thinktune.harness run ...``."""
