@@ -155,6 +155,7 @@ def main() -> None:
         "ours_tokens_per_second": sum(limits) / seconds,
         "share_of_floor": floor / seconds,
     }
+    print(json.dumps(told), flush=True)
     if not arguments.no_peer:
         del decoder
         their_seconds = _theirs(arguments, dtype, prompts, limits)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,23 +63,9 @@ def answer(
         numbers = {"closed": done.num_closed, "tokens_per_second": rate}
         watcher.advance(len(done.samples), numbers)
 
-    drawn = GenerationConfig(
-        max_new_tokens=config.max_new_tokens, temperature=config.temperature, top_p=config.top_p
-    )
-    asked = [prompts[place] for place, _ in missing]
-    numbers = [place * config.num_samples + number for place, number in missing]
-    stops = model.template.stop_token_ids
+    asked = [(prompts[p], p * config.num_samples + n) for p, n in missing]
     try:
-        if server is None:
-            generate(
-                model.decoder, model.tokenizer, asked, drawn, stop_token_ids=stops, seed=seed,
-                numbers=numbers, batch_size=config.batch_size, on_done=on_done,
-            )  # fmt: skip
-        else:
-            complete_remotely(
-                server, model.tokenizer, asked, drawn, stop_token_ids=stops, seed=seed,
-                numbers=numbers, on_done=on_done, on_warning=watcher.say,
-            )  # fmt: skip
+        _draw(model, asked, config, seed, server, on_done, watcher)
     finally:
         done.close()
     samples = [
@@ -88,6 +74,33 @@ def answer(
     ]
     losses = reference_losses(model, task.problems) if server is None else None
     return grade_samples(task, samples, losses)
+
+
+def _draw(
+    model: Model,
+    asked: Sequence[tuple[Sequence[int], int]],
+    config: EvaluationConfig,
+    seed: int,
+    server: ServerConfig | None,
+    on_done: Callable[[int, Completion], None],
+    watcher: Watcher,
+) -> None:
+    """Complete prompts, each with the number that decides its draws, here or on a server."""
+    drawn = GenerationConfig(
+        max_new_tokens=config.max_new_tokens, temperature=config.temperature, top_p=config.top_p
+    )
+    prompts, numbers = [prompt for prompt, _ in asked], [number for _, number in asked]
+    stops = model.template.stop_token_ids
+    if server is None:
+        generate(
+            model.decoder, model.tokenizer, prompts, drawn, stop_token_ids=stops, seed=seed,
+            numbers=numbers, batch_size=config.batch_size, on_done=on_done,
+        )  # fmt: skip
+    else:
+        complete_remotely(
+            server, model.tokenizer, prompts, drawn, stop_token_ids=stops, seed=seed,
+            numbers=numbers, on_done=on_done, on_warning=watcher.say,
+        )  # fmt: skip
 
 
 class _Journal:

@@ -20,7 +20,7 @@ from thinktune.errors import ThinktuneError
 
 if TYPE_CHECKING:  # torch takes seconds; --help must not
     from thinktune.config import RunConfig
-    from thinktune.pipeline import Outcome
+    from thinktune.evaluating import Outcome
 
 app = typer.Typer(
     help="Teach a distilled reasoning model your chain of thought, and prove what changed.",

@@ -3,15 +3,15 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
 if TYPE_CHECKING:  # torch takes seconds; --help must not
+    from thinktune.evaluating import Outcome
     from thinktune.generation.remote import ServerConfig
-    from thinktune.pipeline import Outcome
 
 console = Console()
 
@@ -52,35 +52,28 @@ def evaluate_command(
 ) -> None:
     """Ask a model the same questions before and after, or against another, and report.
 
-    Interrupted, it goes on where it was when the same is asked again.
-
-    Example: `thinktune evaluate runs/first --task retention --samples 4 --temperature 0.6`
+    Interrupted, it goes on where it was. Example: `thinktune evaluate runs/first --task retention`
     """
-    from thinktune import pipeline  # noqa: PLC0415
+    from thinktune.examination import EvaluationRequest, evaluate  # noqa: PLC0415
     from thinktune.live_view import LiveView  # noqa: PLC0415
 
-    asked = {
-        "num_samples": samples,
-        "temperature": temperature,
-        "top_p": top_p,
-        "max_new_tokens": max_new_tokens,
-        "num_questions": num_questions,
-        "batch_size": batch_size,
-    }
-    settings: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
-    request = pipeline.EvaluationRequest(
+    settings = {
+        "num_samples": samples, "temperature": temperature, "top_p": top_p,
+        "max_new_tokens": max_new_tokens, "num_questions": num_questions, "batch_size": batch_size,
+    }  # fmt: skip
+    request = EvaluationRequest(
         target,
         adapter=adapter,
         against=against,
         tasks=tuple(task or ()),
-        settings=settings,
+        settings={name: value for name, value in settings.items() if value is not None},
         seed=seed,
         output=output,
         servers=_servers(server, server_model or []),
         command=shlex.join(["thinktune", *sys.argv[1:]]),
     )
     with LiveView(console) as watcher:
-        outcome = pipeline.evaluate(request, watcher)
+        outcome = evaluate(request, watcher)
     show_evaluation(outcome)
 
 

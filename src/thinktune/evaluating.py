@@ -1,104 +1,77 @@
-"""One or two models asked the same questions, one after the other, and what came of it."""
+"""Tasks put to a model, and what one or two models' answers come to."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from thinktune.answering import answer
 from thinktune.config import RunConfig
-from thinktune.data.template import TemplateConfig
-from thinktune.errors import ConfigError, RunError
+from thinktune.errors import ConfigError
 from thinktune.evaluation.comparison import compare
 from thinktune.evaluation.content import AnsweredSides, Provenance
 from thinktune.evaluation.report import write_report
-from thinktune.evaluation.samples import Answered
-from thinktune.evaluation.scores import summarise
+from thinktune.evaluation.samples import Answered, with_judgement
+from thinktune.evaluation.scores import summarise, to_metrics
 from thinktune.evaluation.task_sources import find_task
-from thinktune.evaluation.tasks import EvaluationConfig, Task
+from thinktune.evaluation.tasks import EvaluationConfig, Grader, Task, task_from_examples
 from thinktune.evaluation.verdict import AFTER, ALONE, BEFORE, Alone, Evaluation, Results
 from thinktune.generation.remote import ServerConfig
-from thinktune.loading import Model, load_model
-from thinktune.model.adapter_io import CONFIG as ADAPTER_CONFIG
-from thinktune.model.adapter_io import WEIGHTS as ADAPTER_WEIGHTS
-from thinktune.model.adapter_io import read_adapter, read_adapter_config
-from thinktune.model.checkpoint_io import BaseDtype
-from thinktune.model.lora import base_only, detach
-from thinktune.run_folder import open_run, versions
-from thinktune.tracking import Watcher
+from thinktune.judging import Judgeable, JudgeConfig, judge_answers
+from thinktune.loading import Data, Model
+from thinktune.run_folder import RunFolder, update_record, versions
+from thinktune.settings import parse_settings
+from thinktune.tracking import Watcher, read_metrics
+from thinktune.training.progress import TrainingSummary
+
+JUDGEMENTS = "judgements.jsonl"
+"""What a judge has said, in the folder of a report."""
 
 
 @dataclass(frozen=True, slots=True)
-class Contender:
-    """Who answers: a base model, alone or with an adapter."""
+class Outcome:
+    """What the main job, or an evaluation, leaves."""
 
-    base_model: str
-    revision: str | None = None
-    base_dtype: BaseDtype = BaseDtype.AUTO
-    template: TemplateConfig = field(default_factory=TemplateConfig)
-    adapter: Path | None = None
-
-    @property
-    def name(self) -> str:
-        """The adapter's folder, else the model's name."""
-        return self.base_model if self.adapter is None else str(self.adapter)
-
-    @property
-    def identity(self) -> dict[str, object]:
-        """What tells its adapter from others."""
-        if self.adapter is None:
-            return {"adapter": None}
-        content = (self.adapter / ADAPTER_WEIGHTS).read_bytes()
-        return {"adapter": hashlib.sha256(content).hexdigest()[:16]}
+    folder: Path
+    """The run folder, or where an evaluation of models is."""
+    report: Path | None
+    """The page of the evaluation."""
+    results: Results | None
+    """None if nothing was asked."""
+    answered: dict[str, AnsweredSides] = field(default_factory=dict)
+    """By task."""
+    training: TrainingSummary | None = None
 
 
-def contender_of(config: RunConfig, adapter: Path | None) -> Contender:
-    """The base model of a run, with or without an adapter."""
-    return Contender(
-        config.base_model, config.revision, config.base_dtype, config.template, adapter
-    )
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """How answers came about, for the report."""
+
+    models: Sequence[str]
+    """Who answered on each side."""
+    titles: tuple[str, str]
+    """What two sides are called."""
+    command: str
+    """Repeats it."""
+    facts: Mapping[str, str]
+    curves: Mapping[str, object] | None = None
+    """Of the training, if there was one."""
 
 
-def find_contender(
-    target: str, adapter: str | None = None, *, base: Contender | None = None
-) -> Contender:
-    """Who a name on the command line means: a run, an adapter's folder, or a model.
-
-    Args:
-        target: what was named.
-        adapter: an adapter's folder, for a model.
-        base: whose base model an adapter's folder goes with; None for what the adapter names.
-
-    Raises:
-        ThinktuneError: an adapter for a run, which has its own; an unfinished run; no adapter.
-    """
-    path = Path(target).expanduser()
-    if (path / "run.json").is_file():
-        if adapter is not None:
-            raise ConfigError("--adapter goes with a model; a run has its own adapter")
-        run, config, _ = open_run(path)
-        if not run.adapter.is_dir():
-            raise RunError(f"{run.path}: no adapter yet; finish it with `thinktune train --resume`")
-        return contender_of(config, run.adapter)
-    if (path / ADAPTER_CONFIG).is_file():
-        _, identity = read_adapter_config(path)
-        made = base or Contender(identity.name, identity.revision)
-        return replace(made, adapter=path)
-    if adapter is None:
-        return Contender(target)
-    folder = Path(adapter).expanduser()
-    if (folder / "run.json").is_file():
-        folder /= "adapter"
-    read_adapter_config(folder)
-    return Contender(target, adapter=folder)
+def make_task(config: RunConfig, data: Data, recipe_name: str) -> Task:
+    """The held-out questions of a run, as a task; the labels are those of all records."""
+    name = Path(config.data.heldout or config.data.train).stem or recipe_name
+    known = [e.reference for e in data.train if e.reference]
+    return task_from_examples(data.heldout, config.evaluation, name=name, known_references=known)
 
 
 def further_tasks(config: EvaluationConfig, *, seed: int) -> list[Task]:
-    """The tasks that settings name beside the held-out questions."""
+    """The tasks that settings name beside the held-out questions; a judge is looked at too."""
+    if config.grader is Grader.JUDGE:
+        judge_of(config)
     return [find_task(spec, config, seed=seed) for spec in config.tasks]
 
 
@@ -148,61 +121,15 @@ def _journal(folder: Path, task: Task, key: str) -> Path:
     return folder / task.name / f"{key}.partial.jsonl"
 
 
-class Stage:
-    """Holds the one model that is loaded, and puts on it what each contender is."""
-
-    def __init__(self, contenders: Sequence[Contender], watcher: Watcher, *, weights: bool) -> None:
-        """Load nothing yet.
-
-        Args:
-            contenders: all who will answer.
-            watcher: who watches.
-            weights: False where servers answer, and only templates are needed here.
-        """
-        self._contenders, self._watcher, self._weights = contenders, watcher, weights
-        self._model: Model | None = None
-        self._carried: Contender | None = None
-
-    def take(self, contender: Contender) -> Model:
-        """The model of a contender; contenders with the same base share its weights.
-
-        A base model alone carries the other's adapter, to be asked with `base_only`, so that
-        both answer through the same arithmetic.
-        """
-        base = replace(contender, adapter=None)
-        adapters = [c.adapter for c in self._contenders if replace(c, adapter=None) == base]
-        wanted = contender.adapter or next((a for a in reversed(adapters) if a), None)
-        carried = self._carried
-        if self._model is None or carried is None or replace(carried, adapter=None) != base:
-            self._model = None  # frees the memory before the next takes it
-            self._model = load_model(
-                contender.base_model,
-                revision=contender.revision,
-                base_dtype=contender.base_dtype,
-                template=contender.template,
-                watcher=self._watcher,
-                weights=self._weights,
-            )
-            carried = base
-        if self._weights and wanted is not None and wanted != carried.adapter:
-            detach(self._model.decoder)
-            read_adapter(self._model.decoder, wanted)
-        self._carried = replace(base, adapter=wanted or carried.adapter)
-        return self._model
-
-
 def conclude(
     folder: Path,
     tasks: Sequence[Task],
     sides: Sequence[Sequence[Sequence[Answered]]],
     config: EvaluationConfig,
+    circumstances: Circumstances,
     *,
     seed: int,
-    models: Sequence[str],
-    titles: tuple[str, str],
-    command: str,
-    facts: Mapping[str, str],
-    curves: Mapping[str, object] | None = None,
+    watcher: Watcher,
 ) -> tuple[Results, dict[str, AnsweredSides]]:
     """Compare the sides, or sum one up, and write the report; then the journals go.
 
@@ -211,58 +138,95 @@ def conclude(
         tasks: what was asked.
         sides: by side and task, what was answered; one side or two.
         config: how.
+        circumstances: for the report.
         seed: of draws and intervals.
-        models: who answered on each side.
-        titles: what two sides are called.
-        command: repeats it.
-        facts: further circumstances.
-        curves: of the training, if there was one.
+        watcher: who watches.
     """
-    decoding = {
-        "temperature": config.temperature,
-        "top_p": config.top_p,
-        "max_new_tokens": config.max_new_tokens,
-        "num_samples": config.num_samples,
-    }
     answered: dict[str, AnsweredSides] = {
-        task.name: [side[place] for side in sides] for place, task in enumerate(tasks)
+        task.name: _judged(task, [side[place] for side in sides], config, folder, watcher)
+        for place, task in enumerate(tasks)
+    }
+    decoding = {
+        name: getattr(config, name)
+        for name in ("temperature", "top_p", "max_new_tokens", "num_samples")
     }
     results: Results
     if len(sides) == 1:
-        results = Alone(
-            tuple(
-                summarise(answered[t.name][0], task_name=t.name, purpose=t.purpose, seed=seed)
-                for t in tasks
-            )
+        scores = (
+            summarise(answered[t.name][0], task_name=t.name, purpose=t.purpose, seed=seed)
+            for t in tasks
         )
+        results = Alone(tuple(scores))
     else:
-        results = Evaluation(
-            tuple(
-                compare(
-                    *answered[t.name],
-                    task_name=t.name,
-                    purpose=t.purpose,
-                    decoding=decoding | {"seed": seed},
-                    seed=seed,
-                    sides=titles,
-                )
-                for t in tasks
+        compared = (
+            compare(
+                *answered[t.name], task_name=t.name, purpose=t.purpose,
+                decoding=decoding | {"seed": seed}, seed=seed, sides=circumstances.titles,
             )
-        )
+            for t in tasks
+        )  # fmt: skip
+        results = Evaluation(tuple(compared))
     told = {name: str(value) for name, value in decoding.items()}
     provenance = Provenance(
         created=datetime.now(UTC),
-        models=tuple(models),
-        command=command,
-        facts={"seed": str(seed), **told, **facts, **versions()},
+        models=tuple(circumstances.models),
+        command=circumstances.command,
+        facts={"seed": str(seed), **told, **circumstances.facts, **versions()},
     )
     write_report(
-        folder, results, answered, provenance, seed=seed, curves=curves, num_shown=config.num_shown
-    )
+        folder, results, answered, provenance, seed=seed, curves=circumstances.curves,
+        num_shown=config.num_shown,
+    )  # fmt: skip
     for task in tasks:
         for key in (BEFORE, AFTER, ALONE):
             _journal(folder, task, key).unlink(missing_ok=True)
     return results, answered
+
+
+def judge_of(config: EvaluationConfig) -> JudgeConfig:
+    """The judge that settings name.
+
+    Raises:
+        ConfigError: they name none, or a wrong one.
+    """
+    if not config.judge:
+        raise ConfigError(
+            "grader=judge needs evaluation.judge, with the url and model of an OpenAI-compatible "
+            "endpoint"
+        )
+    return parse_settings(JudgeConfig, config.judge)
+
+
+def _judged(
+    task: Task,
+    sides: list[Sequence[Answered]],
+    config: EvaluationConfig,
+    folder: Path,
+    watcher: Watcher,
+) -> AnsweredSides:
+    """Graded by the judge where the task asks for one, which is not told the side."""
+    if not task.judged:
+        return sides
+    items = [
+        Judgeable(
+            (place, each.problem.id, graded.sample.index), each.problem.question,
+            each.problem.reference or each.problem.answer or None, graded.sample.answer,
+        )
+        for place, side in enumerate(sides)
+        for each in side
+        for graded in each.graded
+        if graded.sample.closed
+    ]  # fmt: skip
+    verdicts = judge_answers(items, judge_of(config), folder / task.name / JUDGEMENTS, watcher)
+    judged = []
+    for place, side in enumerate(sides):
+        own = {
+            (item.key[1], item.key[2]): verdicts.get(item.key)
+            for item in items
+            if isinstance(item.key, tuple) and item.key[0] == place
+        }
+        judged.append(with_judgement(side, own))
+    return judged
 
 
 def facts_of(model: Model) -> dict[str, str]:
@@ -278,61 +242,29 @@ def facts_of(model: Model) -> dict[str, str]:
     }
 
 
-def evaluate_contenders(
-    stage: Stage,
-    contenders: Sequence[Contender],
-    tasks: Sequence[Task],
-    config: EvaluationConfig,
-    *,
-    seed: int,
-    folder: Path,
-    command: str,
-    watcher: Watcher,
-    servers: Sequence[ServerConfig] = (),
-    curves: Mapping[str, object] | None = None,
-) -> tuple[Results, dict[str, AnsweredSides]]:
-    """Ask one or two contenders, and report.
-
-    Args:
-        stage: where they are loaded.
-        contenders: the one that is compared against first.
-        tasks: what both are asked.
-        config: how.
-        seed: of draws and intervals.
-        folder: where the report and the journals of an interrupted evaluation are.
-        command: what repeats it.
-        watcher: who watches.
-        servers: what answers in place of this process, one for each contender; or none.
-        curves: of the training, if there was one.
-    """
-    require_names(tasks)
-    keys = (ALONE,) if len(contenders) == 1 else (BEFORE, AFTER)
-    sides, facts = [], {}
-    for place, (key, contender) in enumerate(zip(keys, contenders, strict=True)):
-        model = stage.take(contender)
-        facts = facts_of(model)
-        alone = contender.adapter is None
-        with base_only(model.decoder) if alone else nullcontext():
-            side = ask_all(
-                model, tasks, config, seed=seed, watcher=watcher,
-                who=f"Answers of {contender.name}", folder=folder, key=key,
-                identity=contender.identity, server=servers[place] if servers else None,
-            )  # fmt: skip
-        sides.append(side)
-        del model
-    return conclude(
-        folder, tasks, sides, config, seed=seed, models=[c.name for c in contenders],
-        titles=_titles(contenders), command=command, facts=facts, curves=curves,
-    )  # fmt: skip
+def curves_of(run: RunFolder) -> dict[str, list[dict[str, Any]]]:
+    """The training's numbers as the page draws them."""
+    curves: dict[str, list[dict[str, Any]]] = {"train": [], "heldout": [], "probe": []}
+    for record in read_metrics(run.path):
+        for part, curve in curves.items():
+            own = {
+                name.removeprefix(f"{part}/"): value
+                for name, value in record.items()
+                if name.startswith(f"{part}/")
+            }
+            if own:
+                curve.append({"step": record["step"]} | own)
+    return curves
 
 
-def _titles(contenders: Sequence[Contender]) -> tuple[str, str]:
-    first, last = contenders[0], contenders[-1]
-    if replace(first, adapter=None) == replace(last, adapter=None) and first.adapter is None:
-        return "before", "after"
-    names = [Path(c.name).name for c in (first, last)]
-    if names[0] == names[1]:
-        names = [Path(c.name).parent.name or c.name for c in (first, last)]
-    if names[0] == names[1]:
-        names = [c.name for c in (first, last)]
-    return names[0], names[1]
+def record_results(run: RunFolder, results: Results) -> None:
+    """Put the verdict and the scores into run.json."""
+    scores = {
+        key: {
+            name: mean
+            for task in results.tasks
+            for name, mean in to_metrics(task.scores[key]).items()
+        }
+        for key in results.titles
+    }
+    update_record(run, {"verdict": results.verdict, "scores": scores})

@@ -37,7 +37,7 @@ class Probe:
         self._task = replace(task, problems=task.problems[: config.evaluation.num_probe])
         self._prompts = [prompt_of(model.template, p) for p in self._task.problems]
 
-    def look(self, step: int) -> dict[str, float]:
+    def look(self, step: int) -> dict[str, float | int]:
         """Ask, write down what the model says at this step, and give the numbers to track."""
         limit = self._config.evaluation.max_new_tokens
         completions = generate(
@@ -72,8 +72,8 @@ def _record(step: int, answered: Answered) -> dict[str, object]:
     }
 
 
-def _means(answered: list[Answered]) -> dict[str, float]:
+def _means(answered: list[Answered]) -> dict[str, float | int]:
     metrics = metrics_for(1)
     values = {name: [metrics[name].of(each) for each in answered] for name in _CURVES}
     given = {name: [v for v in of if v is not None] for name, of in values.items()}
-    return {name: fmean(of) for name, of in given.items() if of} | {"num": float(len(answered))}
+    return {name: fmean(of) for name, of in given.items() if of} | {"num": len(answered)}

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.cells import cell_len
@@ -68,7 +69,9 @@ def test_a_run_folder_holds_what_is_promised_and_nothing_else(trained: tuple) ->
         "adapter": "adapter_config.json adapter_model.safetensors thinktune.json",
         "checkpoints/step-000002": checkpoint,
         "checkpoints/step-000003": checkpoint,
-        "evaluation": "after.jsonl before.jsonl comparison.json comparison.md",
+        "evaluation": "comparison.json report.html report.md",
+        "evaluation/rows": "after.jsonl before.jsonl",
+        "evaluation/retention": "after.jsonl before.jsonl",
     }
     paths = {str(Path(place) / name) for place, names in expected.items() for name in names.split()}
     found = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
@@ -89,27 +92,46 @@ def test_the_record_has_every_setting_as_it_was_resolved(trained: tuple) -> None
     assert record["base"]["fingerprint"]
     scores = json.loads((folder / "run" / "evaluation" / "comparison.json").read_text())
     assert record["verdict"] == scores["verdict"]
-    assert scores["num_questions"] == 4
+    assert scores["tasks"]["rows"]["num_questions"] == 4
+    assert {f"evaluation/{task}/pass_at_1" for task in ("rows", "retention")} <= record["scores"][
+        "after"
+    ].keys()
 
 
 def test_the_numbers_of_every_step_are_there(trained: tuple) -> None:
     records = read_metrics(trained[0] / "run")
-    assert [record["step"] for record in records] == [1, 2, 3]
-    for record in records:
+    steps = [record for record in records if "train/loss" in record]
+    assert [record["step"] for record in steps] == [1, 2, 3]
+    for record in steps:
         assert {"train/loss", "train/loss_reasoning", "train/loss_answer"} <= record.keys()
         assert record["train/tokens_per_second"] > 0
-    assert "heldout/loss" in records[-1]
+    assert "heldout/loss" in steps[-1]
+    (probe,) = (record for record in records if "probe/closure_rate" in record)
+    assert (probe["step"], probe["probe/num"]) == (2, 4)
 
 
 def test_every_question_has_a_sample_before_and_after(trained: tuple) -> None:
     evaluation = trained[0] / "run" / "evaluation"
-    before, after = (read_samples(evaluation / f"{when}.jsonl") for when in ("before", "after"))
+    before, after = (
+        read_samples(evaluation / "rows" / f"{when}.jsonl") for when in ("before", "after")
+    )
     asked = [row["question"] for row in ROWS if row["split"] == "test"]
-    assert [graded.problem.question for graded in before] == asked
-    assert [graded.problem.question for graded in after] == asked
-    assert [g.sample.prompt for g in before] == [g.sample.prompt for g in after]
-    page = (evaluation / "comparison.md").read_text()
-    assert "strict accuracy" in page
+    assert [answered.problem.question for answered in before] == asked
+    assert [answered.problem.question for answered in after] == asked
+    prompts = [[a.graded[0].sample.prompt for a in side] for side in (before, after)]
+    assert prompts[0] == prompts[1]
+    for page in ("report.md", "report.html"):
+        assert "strict accuracy" in (evaluation / page).read_text(encoding="utf-8")
+
+
+def test_the_reference_texts_are_likelier_after_training(trained: tuple) -> None:
+    evaluation = trained[0] / "run" / "evaluation"
+    told = json.loads((evaluation / "comparison.json").read_text())["tasks"]["rows"]["metrics"]
+    for part in ("reasoning", "answer"):
+        loss = told[f"evaluation/rows/loss_{part}"]
+        assert loss["after"]["mean"] < loss["before"]["mean"]
+    # Every row's own reasoning says how many days; the answer hangs on it only.
+    assert told["evaluation/rows/loss_answer_swapped"]["after"]["num"] == 4
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT asks for it
@@ -133,32 +155,38 @@ def test_the_adapter_opens_in_peft(trained: tuple) -> None:
 
 def test_what_is_printed_tells_the_verdict_and_what_to_do_next(trained: tuple) -> None:
     folder, done = trained
-    for told in ("strict accuracy", "before", "after", "reference: cold", "Training the adapter"):
+    for told in ("strict (pass@1)", "before", "after", "reference: cold", "Training the adapter"):
         assert told in done.stdout
     assert f"Talk to it: thinktune chat {folder / 'run'}" in done.stdout
-    assert f"Comparison: {folder / 'run' / 'evaluation' / 'comparison.md'}" in done.stdout
+    assert f"Report: {folder / 'run' / 'evaluation' / 'report.html'}" in done.stdout
     assert max(map(cell_len, done.stdout.splitlines()[:-4])) <= 80
+
+
+def _results(folder: Path) -> dict[str, Any]:
+    content = json.loads((folder / "run" / "evaluation" / "comparison.json").read_text())
+    del content["provenance"]
+    return content
 
 
 def test_resuming_a_finished_run_gives_the_same_comparison(
     trained: tuple, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, _ = trained
-    before = (folder / "run" / "evaluation" / "comparison.json").read_bytes()
+    before = _results(folder)
     said = thinktune(capsys, "train", folder / "small.yaml", "lora.rank=2", "seed=5", "--resume")
     assert said.code == 0, said.err
-    assert (folder / "run" / "evaluation" / "comparison.json").read_bytes() == before
+    assert _results(folder) == before
 
 
 def test_evaluating_a_run_again_gives_the_same_comparison(
     trained: tuple, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, _ = trained
-    before = (folder / "run" / "evaluation" / "comparison.json").read_bytes()
+    before = _results(folder)
     said = thinktune(capsys, "evaluate", folder / "run")
     assert said.code == 0, said.err
-    assert "strict accuracy" in said.out
-    assert (folder / "run" / "evaluation" / "comparison.json").read_bytes() == before
+    assert "strict (pass@1)" in said.out
+    assert _results(folder) == before
 
 
 def test_a_run_answers_in_chat_and_greedily_says_the_same_twice(

@@ -24,11 +24,12 @@ def test_the_demo_goes_from_the_base_model_to_a_comparison(
         cli.main()
     assert not caught.value.code, capsys.readouterr().err
     told = capsys.readouterr().out
-    for part in ("Training the adapter", "strict accuracy", "thinktune chat run"):
+    for part in ("Training the adapter", "strict (pass@1)", "thinktune chat run"):
         assert part in told
     records = read_metrics(Path("run"))
     assert [record["step"] for record in records] == [1, 2]
     assert 0 < records[-1]["heldout/loss"] < 4  # a language model, not noise
     comparison = json.loads(Path("run/evaluation/comparison.json").read_text())
-    assert comparison["num_questions"] == 2
+    assert comparison["tasks"]["clinic-en"]["num_questions"] == 2
+    assert comparison["tasks"]["retention"]["purpose"] == "retention"
     assert Path("run/adapter/adapter_model.safetensors").is_file()

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from tests.op_cases import (
     EPS,
@@ -21,6 +22,7 @@ from tests.op_cases import (
 )
 from tests.tiny_models import relative_error
 from thinktune.ops import reference
+from thinktune.ops.linear import linear
 from thinktune.ops.linear_cross_entropy import linear_cross_entropy
 from thinktune.ops.rms_norm import rms_norm_again, rms_norm_forward
 from thinktune.ops.update import dropout
@@ -217,3 +219,12 @@ def test_a_loss_without_a_gradient_makes_none():
     loss, nll = linear_cross_entropy(*inputs)
     assert not loss.requires_grad
     assert not nll.requires_grad
+
+
+@pytest.mark.parametrize("rows", [1, 3, 128, 131])
+def test_a_product_of_few_rows_equals_that_of_float64(rows: int):
+    x, weight, bias = randn(rows, 61), randn(47, 61), randn(47)
+    truth = F.linear(x, weight, bias)
+    ours = linear(x.float(), weight.float(), bias.float())
+    assert relative_error(ours, truth) < 1e-6
+    assert relative_error(linear(x.float(), weight.float(), None), F.linear(x, weight)) < 1e-6

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
@@ -63,6 +64,9 @@ class EvaluationConfig(Settings):
     """0 takes the likeliest token each time, which leaves nothing to chance."""
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
     """Sample from the likeliest tokens that hold this much probability; needs a temperature."""
+    judge: dict[str, Any] = Field(default_factory=dict)
+    """Where grader=judge: ``url`` and ``model`` of an OpenAI-compatible endpoint, and what else
+    `thinktune.judging.JudgeConfig` knows."""
     num_shown: PositiveInt = 3
     """Questions shown in full, side by side, in the terminal and the model card."""
     num_probe: PositiveInt = 16
@@ -77,6 +81,8 @@ class EvaluationConfig(Settings):
                 f"num_samples={self.num_samples} at temperature 0 draws the same sample each time; "
                 "set a temperature"
             )
+        if bool(self.judge) != (self.grader is Grader.JUDGE):
+            raise ValueError("grader=judge and judge go together")
         if self.labels and self.grader not in (Grader.AUTO, Grader.LABEL):
             raise ValueError(f"labels have no effect with grader={self.grader}; drop one of them")
         return self

@@ -52,7 +52,7 @@ def generate(
         seed: of the draws.
         batch_size: rows decoded together; None for as many as the device has room for.
         limits: most tokens of each completion, where they differ.
-        numbers: decides each prompt's draws; None for its place in the list.
+        numbers: decide each prompt's draws; None for its place.
         on_text: called with (index, new text) as text appears.
         on_done: called with (index, completion) as each ends.
 
@@ -60,14 +60,9 @@ def generate(
         Completions in the order of the prompts.
 
     Raises:
-        DataError: a prompt is empty or fills the model's context.
+        DataError: a prompt is empty, or fills the model's context or the memory.
     """
-    wanted = [config.max_new_tokens] * len(prompts) if limits is None else limits
-    chosen = range(len(prompts)) if numbers is None else numbers
-    rows = [
-        Row(index, tuple(prompt), min(most, _room(decoder, prompt, index)), number)
-        for index, (prompt, most, number) in enumerate(zip(prompts, wanted, chosen, strict=True))
-    ]
+    rows = _rows(decoder, prompts, config, limits, numbers)
     done: dict[int, Completion] = {}
     streams = {row.index: TextStream(tokenizer) for row in rows} if on_text else {}
 
@@ -75,20 +70,33 @@ def generate(
         if on_text and (piece := streams[row.index].push(row.tokens, row.stop is not None)):
             on_text(row.index, piece)
         if row.stop is not None:
-            text = tokenizer.decode(row.tokens, skip_special_tokens=False)
-            assert isinstance(text, str)
+            text = str(tokenizer.decode(row.tokens, skip_special_tokens=False))
             done[row.index] = Completion(tuple(row.tokens), text, row.stop)
             if on_done:
                 on_done(row.index, done[row.index])
 
-    was_training = decoder.training
+    rules, was_training = Rules(config, frozenset(stop_token_ids), seed), decoder.training
     decoder.eval()
     try:
-        rules = Rules(config, frozenset(stop_token_ids), seed)
         _decode(decoder, rows, rules, batch_size, report)
     finally:
         decoder.train(was_training)
     return [done[index] for index in range(len(rows))]
+
+
+def _rows(
+    decoder: Decoder,
+    prompts: Sequence[Sequence[int]],
+    config: GenerationConfig,
+    limits: Sequence[int] | None,
+    numbers: Sequence[int] | None,
+) -> list[Row]:
+    limits = [config.max_new_tokens] * len(prompts) if limits is None else limits
+    numbers = range(len(prompts)) if numbers is None else numbers
+    return [
+        Row(index, tuple(prompt), min(limit, _room(decoder, prompt, index)), number)
+        for index, (prompt, limit, number) in enumerate(zip(prompts, limits, numbers, strict=True))
+    ]
 
 
 def _room(decoder: Decoder, prompt: Sequence[int], index: int) -> int:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from thinktune.kernels.language import runs_fused
+from thinktune.ops.linear import linear
 from thinktune.ops.update import GradA, GradB, Update, add_in_place, dropout
 
 
@@ -153,7 +154,7 @@ class LinearStack:
     ) -> Float[Tensor, "T out"]:
         """``x W^T + bias``."""
         if room is None:
-            return F.linear(x, self.weight, self.bias)
+            return linear(x, self.weight, self.bias)
         if self.bias is None:
             return torch.mm(x, self.weight.T, out=room)
         return torch.addmm(self.bias, x, self.weight.T, out=room)

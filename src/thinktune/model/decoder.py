@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from thinktune.kernels.language import runs_fused
 from thinktune.model.adapter import Adapter
@@ -21,6 +20,7 @@ from thinktune.model.layer import Attend, Layer, LayerCall, LayerFunction
 from thinktune.model.projections import RMSNorm
 from thinktune.model.shape import DecoderShape
 from thinktune.ops.attention import PackedAttention
+from thinktune.ops.linear import linear
 from thinktune.ops.rms_norm import rms_norm
 from thinktune.ops.rope import Rotation, inverse_frequencies, rope_tables
 
@@ -188,4 +188,4 @@ class Decoder(nn.Module):
 
     def logits(self, hidden_CD: Float[Tensor, "C D"]) -> Float[Tensor, "C V"]:
         """Scores of the next token for the given states; never call it on a whole sequence."""
-        return F.linear(hidden_CD, self.lm_head.weight)
+        return linear(hidden_CD, self.lm_head.weight, None)

@@ -26,8 +26,7 @@ def outcome_of(run: Path) -> tuple[list[dict[str, Any]], bytes]:
 
 
 def train(config: RunConfig, *, resume: bool = False, watcher: Any = None) -> Path:
-    run = run_recipe(config, "small", resume=resume, compare_after=False, watcher=watcher).run
-    return run.path
+    return run_recipe(config, "small", resume=resume, compare_after=False, watcher=watcher).folder
 
 
 def interrupt(config: RunConfig, title: str, done: int) -> list[str]:
