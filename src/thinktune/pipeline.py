@@ -21,6 +21,7 @@ from thinktune.evaluating import (
     further_tasks,
     make_task,
     record_results,
+    refuse_leaks,
     require_names,
 )
 from thinktune.evaluation.samples import Answered
@@ -82,6 +83,7 @@ def run_recipe(
     asked = compare_after and data.heldout
     tasks = [make_task(config, data, recipe_name), *further] if asked else further
     require_names(tasks)
+    refuse_leaks(further, data.train)
     run, checkpoints, steps_done = _begin(model, config, data, recipe_name, going_on)
     sides = []
     if tasks:

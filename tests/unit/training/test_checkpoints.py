@@ -17,7 +17,7 @@ from thinktune.tracking import read_metrics, read_records
 
 def outcome_of(run: Path) -> tuple[list[dict[str, Any]], bytes]:
     """What must be the same: the numbers and the adapter."""
-    looks = [(r["step"], r["where"]) for r in read_records(run / "samples.jsonl")]
+    looks = [(r["step"], r["id"]) for r in read_records(run / "samples.jsonl")]
     assert len(set(looks)) == len(looks), "a look at the model was written down twice"
     return (
         without_timing(read_metrics(run)),
