@@ -143,7 +143,10 @@ def _tasks(
     is_run = (Path(request.target).expanduser() / "run.json").is_file()
     specs = request.tasks or ((HELD_OUT, *settings.tasks) if is_run else ())
     if not specs:
-        raise ConfigError("name what is asked with --task: retention, a data file, ...")
+        raise ConfigError(
+            f"{request.target}: no run.json; not a run folder, so name what is asked with --task: "
+            "retention, a data file, ..."
+        )
     tasks = []
     for spec in specs:
         if spec != HELD_OUT:

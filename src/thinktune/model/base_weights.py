@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from thinktune.kernels.language import runs_fused
 from thinktune.ops.linear import linear
@@ -162,7 +161,7 @@ class LinearStack:
     def low_rank(self, x: Float[Tensor, "T in"], seed: int) -> Float[Tensor, "T MR"]:
         """``S = dropout(x) A^T``."""
         assert self.A is not None
-        return F.linear(self._seen(x, seed), self.A)
+        return linear(self._seen(x, seed), self.A, None)
 
     def update(self, S: Float[Tensor, "T MR"]) -> Update:
         """``S B^T``, still to be added."""
