@@ -45,6 +45,7 @@ from thinktune.tracking import (
     Tracker,
     Watcher,
     keep_records,
+    read_records,
     require_trackers,
 )
 from thinktune.training.checkpoints import CheckpointFolder
@@ -189,6 +190,12 @@ def _train(
     def sample(step: int) -> None:
         assert probe is not None
         tracker.log(step, probe.look(step))
+
+    every = config.training.sample_steps
+    if probe is not None and every and steps_done and steps_done % every == 0:
+        looked = {record["step"] for record in read_records(probe.path)}
+        if steps_done not in looked:  # it was due when the run was interrupted
+            sample(steps_done)
 
     try:
         summary = train(

@@ -225,6 +225,8 @@ def test_a_loss_without_a_gradient_makes_none():
 def test_a_product_of_few_rows_equals_that_of_float64(rows: int):
     x, weight, bias = randn(rows, 61), randn(47, 61), randn(47)
     truth = F.linear(x, weight, bias)
-    ours = linear(x.float(), weight.float(), bias.float())
+    with torch.inference_mode():
+        ours = linear(x.float(), weight.float(), bias.float())
+        bare = linear(x.float(), weight.float(), None)
     assert relative_error(ours, truth) < 1e-6
-    assert relative_error(linear(x.float(), weight.float(), None), F.linear(x, weight)) < 1e-6
+    assert relative_error(bare, F.linear(x, weight)) < 1e-6

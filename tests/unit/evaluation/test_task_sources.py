@@ -70,7 +70,9 @@ def test_retention_is_right_for_right_answers_only():
 def test_settings_of_the_held_out_questions_do_not_reach_other_tasks():
     config = EvaluationConfig(labels={"influenza": ["flu"]}, grader=Grader.LABEL)
     assert find_task("retention", config, seed=0).kind is AnswerKind.NUMBER
-    judged = EvaluationConfig(grader=Grader.JUDGE)
+    judged = EvaluationConfig(
+        grader=Grader.JUDGE, judge={"url": "http://localhost/v1", "model": "j"}
+    )
     assert not find_task("retention", judged, seed=0).judged
 
 

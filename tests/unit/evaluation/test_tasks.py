@@ -82,7 +82,12 @@ def test_a_reference_goes_before_phrases_unless_phrases_are_asked_for():
 
 
 def test_a_judged_task_is_not_graded_here():
-    task = task_of(asking("Why?", "Because."), asking("How?", required=["so"]), grader="judge")
+    task = task_of(
+        asking("Why?", "Because."),
+        asking("How?", required=["so"]),
+        grader="judge",
+        judge={"url": "u"},
+    )
     assert task.judged
     assert task.kind is AnswerKind.TEXT
     assert [grade_answer(task, problem, "Because.") for problem in task.problems] == [None, None]
