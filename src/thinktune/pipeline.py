@@ -45,7 +45,6 @@ from thinktune.tracking import (
     Tracker,
     Watcher,
     keep_records,
-    read_records,
     require_trackers,
 )
 from thinktune.training.checkpoints import CheckpointFolder
@@ -192,10 +191,9 @@ def _train(
         tracker.log(step, probe.look(step))
 
     every = config.training.sample_steps
-    if probe is not None and every and steps_done and steps_done % every == 0:
-        looked = {record["step"] for record in read_records(probe.path)}
-        if steps_done not in looked:  # it was due when the run was interrupted
-            sample(steps_done)
+    due = every and steps_done and steps_done % every == 0  # when the run was interrupted
+    if probe is not None and due and not probe.has_looked(steps_done):
+        sample(steps_done)
 
     try:
         summary = train(

@@ -14,6 +14,7 @@ from thinktune.evaluation.tasks import Task
 from thinktune.generation.completion import GenerationConfig
 from thinktune.generation.engine import generate
 from thinktune.loading import Model, prompt_of
+from thinktune.tracking import read_records
 
 SAMPLES_FILE = "samples.jsonl"
 """What the model wrote along the way, in the run folder."""
@@ -36,6 +37,10 @@ class Probe:
         self._model, self._config = model, config
         self._task = replace(task, problems=task.problems[: config.evaluation.num_probe])
         self._prompts = [prompt_of(model.template, p) for p in self._task.problems]
+
+    def has_looked(self, step: int) -> bool:
+        """Whether there was a look at this step already."""
+        return any(record["step"] == step for record in read_records(self.path))
 
     def look(self, step: int) -> dict[str, float | int]:
         """Ask, write down what the model says at this step, and give the numbers to track."""
