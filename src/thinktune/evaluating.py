@@ -10,9 +10,7 @@ import torch
 
 from thinktune.answering import answer
 from thinktune.config import RunConfig
-from thinktune.data.example import Example
-from thinktune.data.set_faults import find_leaks
-from thinktune.errors import ConfigError, DataError
+from thinktune.errors import ConfigError
 from thinktune.evaluation.comparison import compare
 from thinktune.evaluation.content import AnsweredSides, Provenance
 from thinktune.evaluation.report import write_report
@@ -87,23 +85,6 @@ def require_names(tasks: Sequence[Task]) -> None:
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"two tasks are called {name}; rename one of the files")
-
-
-def refuse_leaks(tasks: Sequence[Task], train: Sequence[Example]) -> None:
-    """Refuse questions of a task that are among the rows trained on.
-
-    Raises:
-        DataError: names the task and the rows.
-    """
-    for task in tasks:
-        asked = [Example(p.question, "", "", where=p.id) for p in task.problems]
-        leaks = find_leaks(train, asked)
-        if leaks.rows:
-            named = ", ".join(leaks.rows[:8]) + (" ..." if leaks.num_rows > 8 else "")
-            raise DataError(
-                f"task {task.name}: {leaks.what} in {leaks.num_rows} rows ({named}); "
-                f"{leaks.way_out}"
-            )
 
 
 def ask_all(

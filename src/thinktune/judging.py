@@ -7,10 +7,8 @@ words; and `judge_agreement` says how often it agrees with a known truth. Where 
 compared by rule, do that instead.
 """
 
-import asyncio
 import json
-from collections.abc import Coroutine, Hashable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from typing import Any
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from thinktune.data.conversations import THINK_TAG
+from thinktune.endpoints import wait_for
 from thinktune.errors import DataError
 from thinktune.settings import Settings, parse_settings
 from thinktune.teacher.budget import Budget
@@ -132,7 +131,7 @@ def judge_answers(
     asked = {item.key: item for item in items if item.answer.strip()}
     first = {key: _request(item, config) for key, item in asked.items()}
     with Journal(journal, teacher.parameters) as replies:
-        rounds = [_run(_ask(list(first.values()), teacher, replies, watcher, "Asking"))]
+        rounds = [wait_for(_ask(list(first.values()), teacher, replies, watcher, "Asking"))]
         again = {
             key: _request(asked[key], config, repeats=True)
             for key, request in first.items()
@@ -140,7 +139,7 @@ def judge_answers(
         }
         if again and rounds[0].stopped is None:
             coming = _ask(list(again.values()), teacher, replies, watcher, "Asking once more")
-            rounds.append(_run(coming))
+            rounds.append(wait_for(coming))
         verdicts = {item.key: None if item.key in asked else False for item in items}
         for key, request in (*first.items(), *again.items()):
             if request.key in replies:
@@ -238,12 +237,3 @@ def _reasons(rounds: Sequence[Asked]) -> Iterator[str]:
             yield round_.stopped
         elif round_.set_aside:
             yield f"{len(round_.set_aside)} requests failed ({round_.set_aside[0][1]})"
-
-
-def _run(asking: Coroutine[Any, Any, Asked]) -> Asked:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(asking)
-    with ThreadPoolExecutor(1) as thread:  # a notebook has a loop of its own
-        return thread.submit(asyncio.run, asking).result()

@@ -1,5 +1,6 @@
 """A run's model and records, found, checked, and ready to be asked or trained."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -141,10 +142,7 @@ def load_data(config: RunConfig, template: Template, context: int, watcher: Watc
     watcher.stage(f"Reading {config.data.train}")
     train_examples = read_train(config.data)
     heldout = read_heldout(config.data)
-    leaks = find_leaks(train_examples, heldout)
-    if leaks.rows:
-        named = ", ".join(leaks.rows[:8]) + (" ..." if leaks.num_rows > 8 else "")
-        raise DataError(f"{leaks.what} in {leaks.num_rows} rows ({named}); {leaks.way_out}")
+    refuse_leaks(train_examples, heldout)
     limit = min(config.packing.max_tokens, context)
     train_rows = render_all(template, train_examples, limit)
     # Held-out questions may come without reasoning or answer: asked, but no loss to measure.
@@ -162,6 +160,29 @@ def load_data(config: RunConfig, template: Template, context: int, watcher: Watc
     if not heldout:
         watcher.say("No held-out questions (data.heldout_split is null): nothing is compared.")
     return Data(train_examples, heldout, train_rows, heldout_rows)
+
+
+def refuse_leaks(
+    train: Sequence[Example], asked: Sequence[Example | Problem], told: str = ""
+) -> None:
+    """Refuse to ask a question that is among the rows trained on.
+
+    Args:
+        train: the rows.
+        asked: the questions.
+        told: stands before the message.
+
+    Raises:
+        DataError: names the rows.
+    """
+    questions = [
+        Example(x.question, "", "", where=x.id if isinstance(x, Problem) else x.where)
+        for x in asked
+    ]
+    leaks = find_leaks(train, questions)
+    if leaks.rows:
+        named = ", ".join(leaks.rows[:8]) + (" ..." if leaks.num_rows > 8 else "")
+        raise DataError(f"{told}{leaks.what} in {leaks.num_rows} rows ({named}); {leaks.way_out}")
 
 
 def _tell_limits(rows: RenderedSet, name: str, limit: int, watcher: Watcher) -> None:

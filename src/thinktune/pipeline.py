@@ -21,13 +21,12 @@ from thinktune.evaluating import (
     further_tasks,
     make_task,
     record_results,
-    refuse_leaks,
     require_names,
 )
 from thinktune.evaluation.samples import Answered
 from thinktune.evaluation.tasks import Task
 from thinktune.evaluation.verdict import AFTER, BEFORE
-from thinktune.loading import Data, Model, load_config_model, load_data
+from thinktune.loading import Data, Model, load_config_model, load_data, refuse_leaks
 from thinktune.model.adapter_io import write_adapter
 from thinktune.model.lora import attach, base_only
 from thinktune.probing import Probe
@@ -80,16 +79,18 @@ def run_recipe(
         refuse_taken(config.output_dir)
     model = load_config_model(config, watcher)
     data = load_data(config, model.template, model.context, watcher)
-    asked = compare_after and data.heldout
-    tasks = [make_task(config, data, recipe_name), *further] if asked else further
+    is_asked = data.heldout and (compare_after or config.training.sample_steps)
+    own = make_task(config, data, recipe_name) if is_asked else None
+    tasks = [own, *further] if own and compare_after else []
     require_names(tasks)
-    refuse_leaks(further, data.train)
+    for task in tasks[1:]:
+        refuse_leaks(data.train, task.problems, f"task {task.name}: ")
     run, checkpoints, steps_done = _begin(model, config, data, recipe_name, going_on)
     sides = []
     if tasks:
         with base_only(model.decoder):
             sides.append(_answers(model, tasks, config, run, watcher, BEFORE))
-    training = _train(model, config, data, run, checkpoints, steps_done, recipe_name, watcher)
+    training = _train(model, config, data, own, run, checkpoints, steps_done, watcher)
     if not tasks:
         return Outcome(run.path, None, None, training=training)
     sides.append(_answers(model, tasks, config, run, watcher, AFTER))
@@ -164,10 +165,10 @@ def _train(
     model: Model,
     config: RunConfig,
     data: Data,
+    own: Task | None,
     run: RunFolder,
     checkpoints: CheckpointFolder,
     steps_done: int,
-    recipe_name: str,
     watcher: Watcher,
 ) -> TrainingSummary:
     tracker = Tracker(
@@ -178,11 +179,7 @@ def _train(
         resume_step=steps_done,
     )
 
-    probe = (
-        Probe(model, make_task(config, data, recipe_name), config, run.path)
-        if data.heldout
-        else None
-    )
+    probe = None if own is None else Probe(model, own, config, run.path)
     if probe is not None:
         keep_records(probe.path, steps_done)
 

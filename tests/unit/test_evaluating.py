@@ -11,8 +11,9 @@ from tests.answered_questions import answer_all, ask
 from tests.unit.teacher.scripted_server import Body, ScriptedServer, completion
 from thinktune.data.example import Example
 from thinktune.errors import ConfigError, DataError
-from thinktune.evaluating import Circumstances, conclude, further_tasks, refuse_leaks
+from thinktune.evaluating import Circumstances, conclude, further_tasks
 from thinktune.evaluation.tasks import EvaluationConfig, Grader
+from thinktune.loading import refuse_leaks
 from thinktune.settings import parse_settings
 from thinktune.tracking import Silence
 
@@ -60,5 +61,5 @@ def test_a_question_of_a_further_task_among_the_training_rows_is_refused_by_its_
     task = ask("flu", name="exam", question="Fever for  3 days?")
     rows = [Example("Fever for 3 days?", "r", "a", where="rows.jsonl row 2")]
     with pytest.raises(DataError, match=r"exam.*rows\.jsonl row 2"):
-        refuse_leaks([task], rows)
-    refuse_leaks([task], [replace(rows[0], question="Fever for 4 days?")])
+        refuse_leaks(rows, task.problems, "task exam: ")
+    refuse_leaks([replace(rows[0], question="Fever for 4 days?")], task.problems)

@@ -9,7 +9,12 @@ from thinktune.data.scripts import Script
 from thinktune.errors import DataError
 from thinktune.evaluation.resampling import majority, pass_at_k
 from thinktune.evaluation.samples import Answered, Graded
-from thinktune.evaluation.signals import expected_script, repetition, script_consistency
+from thinktune.evaluation.signals import (
+    expected_script,
+    mixes_scripts,
+    repetition,
+    script_consistency,
+)
 from thinktune.evaluation.tasks import Problem
 from thinktune.words import count_words
 
@@ -164,6 +169,11 @@ def _script(text: Callable[[Graded], str]) -> Callable[[Answered], float | None]
     return mean
 
 
+def _mixes(graded: Graded) -> bool | None:
+    told = [mixes_scripts(text) for text in (graded.sample.reasoning, graded.sample.answer)]
+    return None if all(mixed is None for mixed in told) else any(told)
+
+
 def _loss(name: str) -> Callable[[Answered], float | None]:
     return lambda answered: None if answered.losses is None else getattr(answered.losses, name)
 
@@ -227,6 +237,13 @@ METRICS: dict[str, Metric] = {
         Group.STYLE,
         Better.LOWER,
         _each(lambda g: repetition(g.sample.completion)),
+    ),
+    "mixing_rate": Metric(
+        "mixes scripts or languages within reasoning or answer, where closed",
+        Unit.RATE,
+        Group.STYLE,
+        Better.LOWER,
+        _where_closed(_mixes),
     ),
     "reasoning_script": Metric(
         "reasoning in the question's script, where closed",

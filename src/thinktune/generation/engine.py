@@ -51,7 +51,7 @@ def generate(
         stop_token_ids: tokens that end a completion.
         seed: of the draws.
         batch_size: rows decoded together; None for as many as the device has room for.
-        limits: most tokens of each completion, where they differ.
+        limits: most tokens of each completion, where they are fewer.
         numbers: decide each prompt's draws; None for its place.
         on_text: called with (index, new text) as text appears.
         on_done: called with (index, completion) as each ends.
@@ -92,6 +92,7 @@ def _rows(
     numbers: Sequence[int] | None,
 ) -> list[Row]:
     limits = [config.max_new_tokens] * len(prompts) if limits is None else limits
+    limits = [min(limit, config.max_new_tokens) for limit in limits]
     numbers = range(len(prompts)) if numbers is None else numbers
     return [
         Row(index, tuple(prompt), min(limit, _room(decoder, prompt, index)), number)

@@ -2,16 +2,15 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 from transformers import PreTrainedTokenizerBase
 
+from thinktune.endpoints import base_url, is_loopback, wait_for
 from thinktune.errors import ConfigError, DataError
 from thinktune.generation.completion import Completion, GenerationConfig, Stop
 from thinktune.settings import Settings
@@ -45,18 +44,12 @@ class ServerConfig(Settings):
     @field_validator("url")
     @classmethod
     def _plain_url(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if parts.username or parts.password or parts.query or parts.fragment:
-            # Not a ValueError: that would be told with the URL, and so with the key in it.
-            raise ConfigError("url: no name, key or query in it; a key comes from the environment")
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("write it as http://HOST:PORT/v1 or https://HOST/v1")
-        return url.rstrip("/").removesuffix("/completions")
+        return base_url(url, "/completions")
 
     @property
     def is_loopback(self) -> bool:
         """Whether the server is on this machine."""
-        return urlsplit(self.url).hostname in ("localhost", "127.0.0.1", "::1")
+        return is_loopback(self.url)
 
 
 def complete_remotely(
@@ -114,7 +107,7 @@ def complete_remotely(
             return await asker.complete_all(bodies, on_done or (lambda *_: None))
 
     with _plain_errors(server, key):
-        return _run(ask())
+        return wait_for(ask())
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,12 +279,3 @@ def _open(server: ServerConfig, key: str | None) -> "AsyncOpenAI":
         # A proxy from the environment cannot reach this machine's own ports.
         http_client=openai.DefaultAsyncHttpxClient(trust_env=not server.is_loopback),
     )
-
-
-def _run(asking: Coroutine[Any, Any, list[Completion]]) -> list[Completion]:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(asking)
-    with ThreadPoolExecutor(1) as thread:  # a notebook has a loop of its own
-        return thread.submit(asyncio.run, asking).result()

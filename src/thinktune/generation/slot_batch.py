@@ -56,24 +56,16 @@ class SlotBatch:
         return [row for row in self._slots if row is not None]
 
     def room(self, waiting: Sequence[Row]) -> int:
-        """How many of the first rows that wait can begin now; their stretches are not taken yet."""
-        free = self._slots.count(None)
-        taken: list[tuple[int, int]] = []
+        """How many of the first rows that wait can begin now, their prompts read in one pass."""
+        rows = waiting[: self._slots.count(None)]
+        fitting = self._arena.num_fitting([len(row.prompt) + row.limit for row in rows])
         prompts, tokens = set(), 0
-        for row in waiting[:free]:
-            size = len(row.prompt) + row.limit
-            start = self._arena.take(size)
-            if start is None:
-                break
-            taken.append((start, size))
+        for number, row in enumerate(rows[:fitting]):
             tokens += 0 if row.prompt in prompts else len(row.prompt)
             prompts.add(row.prompt)
-            if tokens > _MAX_PREFILL_TOKENS and len(taken) > 1:
-                self._arena.give_back(*taken.pop())
-                break
-        for stretch in taken:
-            self._arena.give_back(*stretch)
-        return len(taken)
+            if number and tokens > _MAX_PREFILL_TOKENS:
+                return number
+        return fitting
 
     def start(self, rows: Sequence[Row]) -> None:
         """Read the prompts of new rows, and write their first tokens."""

@@ -1,6 +1,7 @@
 """Keys and values of all rows in one arena, for decoding on a GPU without waste."""
 
 from collections.abc import Sequence
+from itertools import takewhile
 
 import torch
 from torch import Tensor
@@ -42,12 +43,12 @@ class KeyValueArena:
         Returns:
             Where it begins.
         """
-        for place, (first, length) in enumerate(self._free):
-            if length >= num_tokens:
-                rest = (first + num_tokens, length - num_tokens)
-                self._free[place : place + 1] = [rest] if rest[1] else []
-                return first
-        return None
+        return _take(self._free, num_tokens)
+
+    def num_fitting(self, sizes: Sequence[int]) -> int:
+        """How many of the first of these stretches could be taken now."""
+        free = list(self._free)
+        return sum(1 for _ in takewhile(lambda size: _take(free, size) is not None, sizes))
 
     def give_back(self, first: int, num_tokens: int) -> None:
         """Free a stretch; neighbours become one."""
@@ -90,3 +91,12 @@ class KeyValueArena:
             return decode_attention(q, k, v, *cached, starts_B, lengths_B, longest=longest), None
 
         return attend
+
+
+def _take(free: list[tuple[int, int]], num_tokens: int) -> int | None:
+    for place, (first, length) in enumerate(free):
+        if length >= num_tokens:
+            rest = (first + num_tokens, length - num_tokens)
+            free[place : place + 1] = [rest] if rest[1] else []
+            return first
+    return None

@@ -14,10 +14,9 @@ from pydantic import (
     model_validator,
 )
 
-from thinktune.errors import ConfigError
+from thinktune.endpoints import base_url, is_loopback
 from thinktune.settings import Settings
 
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _OWN_FIELDS = ("model", "messages", "temperature", "top_p", "seed", "stream", "n")
 
 
@@ -110,13 +109,7 @@ class TeacherConfig(Settings):
     @field_validator("url")
     @classmethod
     def _plain_url(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if parts.username or parts.password or parts.query or parts.fragment:
-            # Not a ValueError: that would be told with the URL, and so with the key in it.
-            raise ConfigError("url: no name, key or query in it; a key comes from the environment")
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("write it as http://HOST:PORT/v1 or https://HOST/v1")
-        return url.rstrip("/").removesuffix("/chat/completions")
+        return base_url(url, "/chat/completions")
 
     @model_validator(mode="after")
     def _refuse_settings_without_effect(self) -> "TeacherConfig":
@@ -143,7 +136,7 @@ class TeacherConfig(Settings):
     @property
     def is_loopback(self) -> bool:
         """Whether the endpoint is on this machine."""
-        return urlsplit(self.url).hostname in LOOPBACK
+        return is_loopback(self.url)
 
     @property
     def parameters(self) -> dict[str, Any]:

@@ -1,17 +1,15 @@
 """From questions to training rows: ask a teacher, verify, keep the best, say what became of all."""
 
-import asyncio
 from collections import Counter
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from thinktune import atomic
 from thinktune.data.example import Example
 from thinktune.data.formats import write_rows
 from thinktune.data.sources import write_examples
+from thinktune.endpoints import wait_for
 from thinktune.errors import ConfigError
 from thinktune.teacher.budget import Budget
 from thinktune.teacher.card import Distilled, distilled_card
@@ -114,17 +112,8 @@ def distill(
             prices = (config.price_input, config.price_output)
         budget = Budget(config.max_tokens_total, config.max_cost, prices, list(journal.spent))
         work = _Work(config, distinct, check, journal, budget, watcher or Silence())
-        asked = _run(_ask(work))
+        asked = wait_for(_ask(work))
         return _write(work, asked, files, num_repeated)
-
-
-def _run(asking: Coroutine[Any, Any, list[Asked]]) -> list[Asked]:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(asking)
-    with ThreadPoolExecutor(1) as thread:  # a notebook has a loop of its own
-        return thread.submit(asyncio.run, asking).result()
 
 
 async def _ask(work: _Work) -> list[Asked]:

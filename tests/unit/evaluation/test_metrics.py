@@ -124,3 +124,12 @@ def test_unequal_numbers_of_samples_are_refused():
         num_samples_of(mixed)
     with pytest.raises(DataError, match="no graded samples"):
         num_samples_of([])
+
+
+@pytest.mark.parametrize(
+    ("reasoning", "answer", "mixed"),
+    [("First the fever.", "flu", 0.0), ("First the 體溫.", "flu", 1.0), ("先量體溫。", "flu", 0.0)],
+)
+def test_a_text_that_changes_its_language_on_the_way_is_counted(reasoning, answer, mixed):
+    (answered,) = answer_all(ask("flu"), [answer], reasoning=reasoning)
+    assert METRICS["mixing_rate"].of(answered) == mixed

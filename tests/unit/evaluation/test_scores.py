@@ -130,6 +130,7 @@ def test_scores_are_the_means_of_the_grades():
         "answer_words": pytest.approx(6 / 4),
         "completion_tokens": 28,
         "repetition": pytest.approx(1, abs=0.1),
+        "mixing_rate": 0.0,
         "reasoning_script": 1,
         "answer_script": 1,
         "conclusion_rate": 1,

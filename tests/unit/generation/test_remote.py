@@ -8,14 +8,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import pytest
 
 from tests.small_runs import hide_package
 from tests.tokenizers import chatml, r1_qwen
-from tests.unit.teacher.scripted_server import Say
+from tests.unit.teacher.scripted_server import Loopback, Say
 from thinktune.errors import ConfigError, DataError
 from thinktune.generation.completion import Completion, GenerationConfig, Stop
 from thinktune.generation.remote import ServerConfig, complete_remotely
@@ -54,7 +54,7 @@ Script = Callable[[Body, int], Say | Body]
 """Of a request's body and how often the same prompt came before."""
 
 
-class Server:
+class Server(Loopback):
     """A scripted /v1/completions, with vLLM's /tokenize beside it."""
 
     def __init__(self, script: Script, tokenize: Callable[[Body], Say | Body] | None) -> None:
@@ -63,43 +63,17 @@ class Server:
         self.most_at_once = self._at_once = 0
         self._asked: Counter[str] = Counter()
         self._lock = threading.Lock()
-        server = self
+        self._script, self._tokenize = script, tokenize
+        super().__init__(self._serve)
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            disable_nagle_algorithm = True
-
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                if self.path == "/tokenize" and tokenize is not None:
-                    server._write(self, tokenize(body))
-                elif self.path == "/v1/completions":
-                    server._complete(self, script, body)
-                else:
-                    server._write(self, Say({"detail": "Not Found"}, status=404))
-
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        class Quiet(ThreadingHTTPServer):
-            daemon_threads = True
-            request_queue_size = 128
-
-            def handle_error(self, request: object, client_address: object) -> None:
-                pass  # a client that went away
-
-        self._http = Quiet(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._http.server_address[1]}/v1"
-
-    def __enter__(self) -> "Server":
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,))
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._http.shutdown()
-        self._thread.join()
-        self._http.server_close()
+    def _serve(self, handler: BaseHTTPRequestHandler) -> None:
+        body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
+        if handler.path == "/tokenize" and self._tokenize is not None:
+            self._write(handler, self._tokenize(body))
+        elif handler.path == "/v1/completions":
+            self._complete(handler, self._script, body)
+        else:
+            self._write(handler, Say({"detail": "Not Found"}, status=404))
 
     def _complete(self, handler: BaseHTTPRequestHandler, script: Script, body: Body) -> None:
         name = str(body["prompt"])

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Self
 
 Body = dict[str, Any]
 
@@ -47,31 +47,16 @@ def thought(reasoning: str, answer: str, **more: Any) -> Body:
     return completion(f"<think>\n{reasoning}\n</think>\n\n{answer}", **more)
 
 
-Script = Callable[[Body, int], Say | Body]
-"""Of a request's body and how often the same question and seed came before."""
+class Loopback:
+    """A quiet HTTP server on a loopback port that hands every POST to ``serve``."""
 
-
-class ScriptedServer:
-    """Serves a script on a loopback port, and remembers what it was asked."""
-
-    def __init__(self, script: Script) -> None:
-        self.asked: Counter[tuple[str, int | None]] = Counter()
-        """(Last message, seed) to how often."""
-        self.answered: Counter[tuple[str, int | None]] = Counter()
-        """The same, where the response was written whole."""
-        self.bodies: list[Body] = []
-        self.headers: list[dict[str, str]] = []
-        self.times: list[float] = []
-        self.most_at_once = self._at_once = 0
-        self._script, self._lock = script, threading.Lock()
-        server = self
-
+    def __init__(self, serve: Callable[[BaseHTTPRequestHandler], None]) -> None:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
             disable_nagle_algorithm = True
 
             def do_POST(self) -> None:
-                server._serve(self)
+                serve(self)
 
             def log_message(self, format: str, *args: object) -> None:
                 pass
@@ -86,7 +71,7 @@ class ScriptedServer:
         self._http = Quiet(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._http.server_address[1]}/v1"
 
-    def __enter__(self) -> "ScriptedServer":
+    def __enter__(self) -> Self:
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,))
         self._thread.start()
         return self
@@ -95,6 +80,26 @@ class ScriptedServer:
         self._http.shutdown()
         self._thread.join()
         self._http.server_close()
+
+
+Script = Callable[[Body, int], Say | Body]
+"""Of a request's body and how often the same question and seed came before."""
+
+
+class ScriptedServer(Loopback):
+    """Serves a script on a loopback port, and remembers what it was asked."""
+
+    def __init__(self, script: Script) -> None:
+        self.asked: Counter[tuple[str, int | None]] = Counter()
+        """(Last message, seed) to how often."""
+        self.answered: Counter[tuple[str, int | None]] = Counter()
+        """The same, where the response was written whole."""
+        self.bodies: list[Body] = []
+        self.headers: list[dict[str, str]] = []
+        self.times: list[float] = []
+        self.most_at_once = self._at_once = 0
+        self._script, self._lock = script, threading.Lock()
+        super().__init__(self._serve)
 
     def _serve(self, handler: BaseHTTPRequestHandler) -> None:
         body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
