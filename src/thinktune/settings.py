@@ -41,6 +41,10 @@ def parse_settings(kind: type[S], values: Mapping[str, Any]) -> S:
         return kind.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"] if str(part) in kind.model_fields)
+        unknown = first["type"] == "extra_forbidden"
+        known = kind.model_fields
+        name = ".".join(str(part) for part in first["loc"] if unknown or str(part) in known)
         message = first["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"{name}={first['input']!r}: {message}") from None
+        if unknown:
+            message = f"no such setting; known: {', '.join(known)}"
+        raise ConfigError(f"{name}={first['input']!r}: {message}" if name else message) from None

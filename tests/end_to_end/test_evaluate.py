@@ -164,3 +164,11 @@ def test_an_adapter_beside_a_run_and_a_run_without_one_are_refused(tmp_path: Pat
     (tmp_path / "run.json").write_bytes((run / "run.json").read_bytes())
     with pytest.raises(RunError, match="no adapter yet"):
         evaluate(EvaluationRequest(str(tmp_path)))
+
+
+def test_settings_that_do_not_go_together_are_told_without_all_the_others():
+    changed = EvaluationRequest(MODEL, tasks=("retention",), settings={"num_samples": 2})
+    with pytest.raises(ConfigError, match=r"^num_samples=2 at temperature 0"):
+        evaluate(changed)
+    with pytest.raises(ConfigError, match=r"^temprature=0.6: no such setting; known: grader"):
+        evaluate(EvaluationRequest(MODEL, tasks=("retention",), settings={"temprature": 0.6}))
