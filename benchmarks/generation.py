@@ -24,7 +24,7 @@ from thinktune.model.checkpoint_io import (
     find_checkpoint,
     load_decoder,
     load_tokenizer,
-    resolve_dtype,
+    resolve_precision,
 )
 from thinktune.model.decoder import Decoder
 from thinktune.model.kv_arena import bytes_per_token
@@ -126,7 +126,7 @@ def main() -> None:
     parser.add_argument("--no-peer", action="store_true", help="leave transformers out")
     arguments = parser.parse_args()
     device = _device()
-    dtype = resolve_dtype(BaseDtype(arguments.dtype), device)
+    dtype = resolve_precision(BaseDtype(arguments.dtype), device).dtype
     chance = random.Random(0)
     limits = [chance.randint(*arguments.new) for _ in range(arguments.prompts)]
     prompts = [

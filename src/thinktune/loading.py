@@ -24,7 +24,7 @@ from thinktune.model.checkpoint_io import (
     load_decoder,
     load_tokenizer,
     read_config,
-    resolve_dtype,
+    resolve_precision,
 )
 from thinktune.model.decoder import Decoder
 from thinktune.model.shape import shape_from_config
@@ -90,14 +90,14 @@ def load_model(
     """
     watcher = watcher or Silence()
     device = pick_device()
-    dtype = resolve_dtype(base_dtype, device)
     watcher.stage(f"Loading {base_model}")
     folder = find_checkpoint(base_model, revision, tokenizer_only=not weights)
+    dtype, quantize = resolve_precision(base_dtype, device, read_config(folder))
     tokenizer = load_tokenizer(folder)
     template = template or TemplateConfig()
     require_contract(tokenizer, template)
     if weights:
-        decoder = load_decoder(folder, dtype=dtype, device=device)
+        decoder = load_decoder(folder, dtype=dtype, device=device, quantize=quantize)
     else:
         with torch.device("meta"):
             decoder = Decoder(shape_from_config(read_config(folder)))

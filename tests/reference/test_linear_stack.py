@@ -169,7 +169,7 @@ def test_every_member_keeps_its_weight_as_a_view_of_the_joined_one(case: Case):
     rows = torch.tensor((0, *case.widths)).cumsum(0).tolist()
     for before, member, (first, last) in zip(alone, stack.members, pairwise(rows), strict=True):
         assert torch.equal(member.weight, before.weight)
-        assert member.weight.data_ptr() == stack.weight[first:last].data_ptr()
+        assert member.weight.data_ptr() == stack.held.weight[first:last].data_ptr()
         if before.bias is not None and member.bias is not None and stack.bias is not None:
             assert torch.equal(member.bias, before.bias)
             assert member.bias.data_ptr() == stack.bias[first:last].data_ptr()
@@ -178,9 +178,9 @@ def test_every_member_keeps_its_weight_as_a_view_of_the_joined_one(case: Case):
 def test_joining_again_moves_nothing():
     stack, _ = _stack(CASES["query, key and value with bias"], torch.float64)
     assert stack.bias is not None
-    before = stack.weight.data_ptr(), stack.bias.data_ptr()
+    before = stack.held.weight.data_ptr(), stack.bias.data_ptr()
     stack.join()
-    assert before == (stack.weight.data_ptr(), stack.bias.data_ptr())
+    assert before == (stack.held.weight.data_ptr(), stack.bias.data_ptr())
 
 
 ROOM = torch.randn(12, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -204,7 +204,7 @@ def test_neighbours_in_memory_that_do_not_follow_each_other_are_not_taken_for_on
     members = _members(case, torch.float64)
     for member, part in zip(members, parts, strict=True):
         member.weight = nn.Parameter(part, requires_grad=False)
-    assert torch.equal(LinearStack(*members).weight, torch.cat(parts))
+    assert torch.equal(LinearStack(*members).held.weight, torch.cat(parts))
 
 
 def test_an_adapter_of_scale_zero_is_no_adapter():
@@ -213,7 +213,7 @@ def test_an_adapter_of_scale_zero_is_no_adapter():
         member.scale = 0.0
     x, grad = (f(CASES["query, key and value"], torch.float64) for f in (_x, _grad))
     y, S, update = stack.project(x, SEED)
-    assert torch.equal(y, x @ stack.weight.T)
+    assert torch.equal(y, x @ stack.held.weight.T)
     assert S is None
     assert update is None
     assert stack.grad_b(S) is None

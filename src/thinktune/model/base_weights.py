@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from thinktune.kernels.language import runs_fused
+from thinktune.model.held_weights import Dense, HeldWeights, Quantize, SharedBuffer, quantized
 from thinktune.ops.linear import linear
 from thinktune.ops.update import GradA, GradB, Update, add_in_place, dropout
 
@@ -15,7 +16,9 @@ class BaseLinear(nn.Module):
     """Weight and bias of one linear layer, and the place its adapter stands in.
 
     The base weight never gets a gradient. ``lora_A`` and ``lora_B`` are None until
-    `thinktune.model.lora.attach` puts them there. The products are made by `LinearStack`.
+    `thinktune.model.lora.attach` puts them there. The products are made by `LinearStack`. Where
+    that holds the weight quantised, ``weight`` tells its shape and the type of products, and has
+    no values (it is on the meta device).
     """
 
     weight: Tensor
@@ -32,6 +35,18 @@ class BaseLinear(nn.Module):
         self.register_parameter("lora_B", None)
         self.scale = 0.0
         self.dropout = 0.0
+        self._home: torch.device | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where products are made."""
+        return self._home or self.weight.device
+
+    def hollow(self, dtype: torch.dtype, device: torch.device) -> None:
+        """Let go of the weight's values, which are held elsewhere."""
+        self._home = device
+        empty = torch.empty(self.weight.shape, dtype=dtype, device="meta")
+        self.weight = nn.Parameter(empty, requires_grad=False)
 
 
 class LinearStack:
@@ -47,34 +62,76 @@ class LinearStack:
         """Join the members; `bind` gives the stack its adapter."""
         self.members = members
         self.widths = tuple(len(member.weight) for member in members)
+        self.held: HeldWeights
+        """The members' weights, one below the other."""
+        self.quantize: Quantize | None = None
+        """How they are held, if not as they are."""
         self.A: Tensor | None = None
         """(M R, in), of the M adapted members, in the type products are made in."""
         self.B: Tensor | None = None
         """(out, M R), block-diagonal and scaled."""
-        self._with_B: Tensor | None = None
-        """(out, in + spare): base weights and B in one matrix."""
         self.grad_A: Tensor | None = None
         self._grad_B: tuple[Tensor | None, ...] = ()
         self.join()
 
     def join(self) -> None:
         """Put the members' weights into one matrix, if they are not, and all have arrived."""
+        if self.quantize is not None:
+            return
         parts = [x for m in self.members for x in (m.weight, m.bias) if x is not None]
         if len({part.device for part in parts}) > 1:
             return
-        biases = [member.bias for member in self.members if member.bias is not None]
-        self.bias = _joined(biases) if biases else None
+        self._join_biases()
         self._share(_joined([member.weight for member in self.members]))
 
-    def _share(self, weight: Tensor) -> None:
-        """Make the members' weights, and biases, views of one tensor."""
-        self.weight, first = weight, 0
-        for member, width in zip(self.members, self.widths, strict=True):
-            rows = slice(first, first + width)
-            member.weight = nn.Parameter(weight[rows], requires_grad=False)
+    def _join_biases(self) -> None:
+        biases = [member.bias for member in self.members if member.bias is not None]
+        self.bias = _joined(biases) if biases else None
+        for member, rows in zip(self.members, self._rows(), strict=True):
             if self.bias is not None:
                 member.bias = nn.Parameter(self.bias[rows], requires_grad=False)
+
+    def _share(self, weight: Tensor) -> None:
+        """Make the members' weights views of one tensor."""
+        self.held = Dense(weight)
+        self._name(weight)
+
+    def _name(self, weight: Tensor) -> None:
+        for member, rows in zip(self.members, self._rows(), strict=True):
+            member.weight = nn.Parameter(weight[rows], requires_grad=False)
+
+    def _rows(self) -> Iterator[slice]:
+        """Where each member's outputs stand."""
+        first = 0
+        for width in self.widths:
+            yield slice(first, first + width)
             first += width
+
+    def hold(self, kind: Quantize, dtype: torch.dtype, buffer: SharedBuffer) -> None:
+        """Quantise the members' weights, which have all arrived, and let go of them.
+
+        Args:
+            kind: how to hold them.
+            dtype: of products.
+            buffer: of the whole decoder.
+        """
+        weights = [member.weight for member in self.members]
+        device = weights[0].device
+        self.take(quantized(weights, kind, dtype, buffer), kind, dtype, device)
+
+    def take(
+        self, held: HeldWeights, kind: Quantize, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        """Hold weights that are quantised already; the members keep their shapes alone."""
+        self.held, self.quantize = held, kind
+        self._join_biases()
+        for member in self.members:
+            member.hollow(dtype, device)
+
+    def dense(self, member: BaseLinear) -> Tensor:
+        """One member's weights (out, in) in the type of products, whatever they are held as."""
+        rows = list(self._rows())[self.members.index(member)]
+        return self.held.dense(rows.start, rows.stop)
 
     def bind(
         self, A: Tensor | None, grad_A: Tensor | None, grad_B: Sequence[Tensor]
@@ -94,9 +151,11 @@ class LinearStack:
         self._columns = tuple(None if place is None else place * self._rank for place in places)
         self._grad_B = tuple(None if place is None else grad_B[place] for place in places)
         if A is None:
-            self._with_B = None
             return []
-        self.B = self._room_for_b(len(A))
+        together = len(self.members) > 1
+        self.B = self.held.room_for_b(len(A), together)
+        if isinstance(self.held, Dense):
+            self._name(self.held.weight)
         return [
             self.B[first : first + width, column : column + self._rank]
             for first, width, column in self._blocks()
@@ -109,16 +168,6 @@ class LinearStack:
             if column is not None:
                 yield first, width, column
             first += width
-
-    def _room_for_b(self, columns: int) -> Tensor:
-        if len(self.members) == 1 or not runs_fused(self.weight):
-            return self.weight.new_zeros(len(self.weight), columns)
-        outputs, inputs = self.weight.shape
-        wide = self.weight.new_zeros(outputs, inputs + spare_columns(columns))
-        wide[:, :inputs].copy_(self.weight)
-        self._share(wide[:, :inputs])
-        self._with_B = wide
-        return wide[:, inputs : inputs + columns]
 
     @property
     def is_adapted(self) -> bool:
@@ -139,7 +188,7 @@ class LinearStack:
             The product (T, out); ``S = dropout(x) A^T`` (T, M R), which backward needs; and
             what a fused kernel has yet to add to the product. Elsewhere it is added already.
         """
-        y = self.base_product(x, room)
+        y = self.held.product(x, self.bias, room)
         if not self.is_adapted:
             return y, None, None
         S = self.low_rank(x, seed)
@@ -147,16 +196,6 @@ class LinearStack:
         if update is None:
             add_in_place(y, self.update(S))
         return y, S, update
-
-    def base_product(
-        self, x: Float[Tensor, "T in"], room: Tensor | None = None
-    ) -> Float[Tensor, "T out"]:
-        """``x W^T + bias``."""
-        if room is None:
-            return linear(x, self.weight, self.bias)
-        if self.bias is None:
-            return torch.mm(x, self.weight.T, out=room)
-        return torch.addmm(self.bias, x, self.weight.T, out=room)
 
     def low_rank(self, x: Float[Tensor, "T in"], seed: int) -> Float[Tensor, "T MR"]:
         """``S = dropout(x) A^T``."""
@@ -210,11 +249,7 @@ class LinearStack:
         Args:
             grad: of the product, (T, out).
         """
-        if self._with_B is None or self.B is None or not self.is_adapted:
-            return grad @ self.weight, self.grad_low_rank(grad)
-        both = grad @ self._with_B
-        inputs, rank = self.weight.shape[1], self.B.shape[1]
-        return both[:, :inputs], both[:, inputs : inputs + rank]
+        return self.held.input_gradient(grad, self.B if self.is_adapted else None)
 
     def through_a(
         self, grad_x: Tensor, grad_S: Tensor | None, seed: int
@@ -229,11 +264,6 @@ class LinearStack:
             return grad_S, self.A
         grad_x.add_(dropout(grad_S @ self.A, self._adapted[0].dropout, seed))
         return None
-
-
-def spare_columns(columns: int) -> int:
-    """How many the matrix that holds base weights and B has: products are fast in steps of 64."""
-    return -(-columns // 64) * 64
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

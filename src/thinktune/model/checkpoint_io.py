@@ -2,30 +2,31 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from enum import StrEnum
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from thinktune.errors import CheckpointError, ConfigError
 from thinktune.model.decoder import Decoder
 from thinktune.model.embedded import EMBEDDED_PREFIX, embedded_checkpoint
-from thinktune.model.shape import DecoderShape, shape_from_config
+from thinktune.model.held_weights import NF4, Quantize
+from thinktune.model.shape import shape_from_config, stored_as_nf4
+from thinktune.model.weight_files import WeightFiles, opened
+from thinktune.ops.nf4 import NF4Weight
 
-_PLAIN_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
 class BaseDtype(StrEnum):
-    """Storage and arithmetic of the frozen base weights."""
+    """Storage of the frozen base weights, and the type of products."""
 
     AUTO = "auto"
     FLOAT32 = "float32"
@@ -33,6 +34,7 @@ class BaseDtype(StrEnum):
     FLOAT16 = "float16"
     NF4 = "nf4"
     FP8 = "fp8"
+    FP8_DGRAD = "fp8_dgrad"
 
 
 def find_checkpoint(
@@ -98,128 +100,147 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         raise CheckpointError(f"{folder}: the tokenizer cannot be read ({error})") from None
 
 
+class Precision(NamedTuple):
+    """How a base model is held, and computed with."""
+
+    dtype: torch.dtype
+    """Of products, and of what is not quantised."""
+    quantize: Quantize | None
+    """How the projections are held; None in that type."""
+
+
 def default_dtype(device: torch.device) -> torch.dtype:
-    """bf16 where the hardware multiplies it natively, else float32."""
+    """bf16 where the hardware multiplies it natively; else fp16 on a GPU, float32 on a CPU."""
     if device.type == "cuda":
         native = torch.cuda.get_device_capability(device) >= (8, 0)
-    else:
-        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return torch.bfloat16 if native else torch.float16
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if native else torch.float32
 
 
-def resolve_dtype(base_dtype: BaseDtype, device: torch.device) -> torch.dtype:
-    """The type to load the base in; refuses what this build cannot do."""
-    if base_dtype in (BaseDtype.NF4, BaseDtype.FP8):
+def resolve_precision(
+    base_dtype: BaseDtype, device: torch.device, config: Mapping[str, Any] | None = None
+) -> Precision:
+    """What a setting means on a device.
+
+    Args:
+        base_dtype: the setting.
+        device: where the model will be.
+        config: of the checkpoint, which may be quantised already.
+
+    Raises:
+        ConfigError: the device or the checkpoint does not allow it; says what does.
+    """
+    stored = Quantize.NF4 if stored_as_nf4(config or {}) else None
+    if stored is not None and base_dtype not in (BaseDtype.AUTO, BaseDtype.NF4):
         raise ConfigError(
-            f"base_dtype={base_dtype} is not available in this build; use base_dtype=bfloat16 "
-            "(the weights of an 8B model alone then take 16 GB)"
+            f"base_dtype={base_dtype}: the checkpoint is stored in NF4; use base_dtype=nf4, or "
+            "the checkpoint it was made from"
         )
-    if base_dtype is BaseDtype.FLOAT16:
-        raise ConfigError(
-            "base_dtype=float16 needs loss scaling, which this build does not have; use "
-            "base_dtype=bfloat16, or float32 on a GPU older than Ampere"
-        )
-    if base_dtype is BaseDtype.AUTO:
-        return default_dtype(device)
-    return getattr(torch, base_dtype.value)
-
-
-def _weight_files(folder: Path) -> dict[str, Path]:
-    """Which file holds each tensor, from the index or the single file."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{index}: not a weight index ({error})") from None
-        if not isinstance(weight_map, dict):
-            raise CheckpointError(f"{index}: weight_map is {weight_map!r:.40}, not a table")
-        missing = sorted({f for f in weight_map.values() if not (folder / f).is_file()})
-        if missing:
-            raise CheckpointError(f"{folder}: the index names {', '.join(missing)}: not there")
-        return {name: folder / file for name, file in weight_map.items()}
-    single = folder / "model.safetensors"
-    if single.is_file():
-        with _open(single) as file:
-            return dict.fromkeys(file.keys(), single)
-    pickles = sorted(p.name for p in (*folder.glob("*.bin"), *folder.glob("*.pt*")))
-    if pickles:
-        raise CheckpointError(
-            f"{folder}: only pickle weights ({', '.join(pickles)}), which can run code when "
-            "opened; convert them to safetensors first"
-        )
-    raise CheckpointError(f"{folder}: no model.safetensors and no index; not a model folder")
-
-
-def _open(path: Path) -> Any:
-    try:
-        return safe_open(path, framework="pt")
-    except SafetensorError as error:
-        raise CheckpointError(f"{path}: damaged or cut short ({error})") from None
-
-
-def _check_names(
-    folder: Path, expected: Mapping[str, Tensor], files: Mapping[str, Path], shape: DecoderShape
-) -> None:
-    ignored = {"lm_head.weight"} if shape.tie_word_embeddings else set()
-    unexpected = [
-        n for n in sorted(files.keys() - expected.keys() - ignored) if "rotary_emb" not in n
-    ]
-    missing = sorted(expected.keys() - files.keys())
-    for what, names in (("lacks", missing), ("has unknown", unexpected)):
-        if names:
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise CheckpointError(
-                f"{folder}: the checkpoint {what} tensors for {shape.model_type}: "
-                f"{', '.join(names[:3])}{more}"
+    own = default_dtype(device)
+    if device.type == "cuda":
+        capability = torch.cuda.get_device_capability(device)
+        if base_dtype is BaseDtype.BFLOAT16 and own is not torch.bfloat16:
+            raise ConfigError(
+                f"base_dtype=bfloat16: this GPU (compute capability {_dotted(capability)}) does "
+                "not multiply bfloat16; use base_dtype=auto (float16 here), or nf4"
             )
+        if base_dtype in (BaseDtype.FP8, BaseDtype.FP8_DGRAD) and capability < (8, 9):
+            raise ConfigError(
+                f"base_dtype={base_dtype}: this GPU (compute capability {_dotted(capability)}) "
+                "has no FP8; Ada and Hopper have. Use base_dtype=auto, or nf4"
+            )
+    if base_dtype is BaseDtype.AUTO:
+        return Precision(own, stored)
+    if base_dtype in tuple(Quantize):
+        return Precision(own, Quantize(base_dtype))
+    return Precision(getattr(torch, base_dtype.value), None)
 
 
-def _check_tensor(tensor: Tensor, expected: Tensor, where: str) -> None:
-    if tensor.shape != expected.shape:
-        raise CheckpointError(
-            f"{where} is {tuple(tensor.shape)}, config.json asks for {tuple(expected.shape)}"
-        )
-    if tensor.dtype not in _PLAIN_TYPES:
-        kind = str(tensor.dtype).removeprefix("torch.")
-        raise CheckpointError(f"{where} is stored as {kind}; this build loads 16- or 32-bit floats")
+def _dotted(capability: tuple[int, int]) -> str:
+    return ".".join(map(str, capability))
 
 
-def _stack_of(decoder: Decoder) -> dict[str, int]:
-    """Which joined projections each module belongs to; -1 for one that stands alone."""
-    joined = {
-        id(member): number
-        for number, stack in enumerate(decoder.stacks)
-        for member in stack.members
-        if len(stack.members) > 1
-    }
-    return {name: joined.get(id(module), -1) for name, module in decoder.named_modules()}
+class _Loading:
+    """A decoder whose weights are arriving."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        dtype: torch.dtype,
+        device: torch.device,
+        quantize: Quantize | None,
+        *,
+        stored_quantized: bool,
+    ) -> None:
+        self._stored_quantized = stored_quantized  # what such a checkpoint left is left here too
+        self._decoder, self._dtype, self._device = decoder, dtype, device
+        self._quantize = quantize
+        self._stacks = list(decoder.stacks)
+        self._homes = {
+            id(member): number
+            for number, stack in enumerate(self._stacks)
+            for member in stack.members
+        }
+        self._quantized: dict[int, NF4Weight] = {}
+        """Weights that came quantised, by member, until their whole stack is there."""
+
+    def stack_of(self, name: str) -> int:
+        """The number of the stack a tensor belongs to; -1 for none."""
+        owner = self._decoder.get_submodule(name.rpartition(".")[0])
+        return self._homes.get(id(owner), -1)
+
+    def put(self, name: str, tensor: Tensor | NF4Weight) -> None:
+        """Place a tensor on the device, as far as may be in the type of products."""
+        owner, _, attribute = name.rpartition(".")
+        module = self._decoder.get_submodule(owner)
+        if isinstance(tensor, NF4Weight):
+            self._quantized[id(module)] = tensor.to(self._device)
+            return
+        is_projection = attribute == "weight" and id(module) in self._homes
+        held_otherwise = is_projection and self._quantize is not None and not self._stored_quantized
+        if held_otherwise or self._dtype is torch.float16:
+            self._decoder.samples[name] = sample_of(tensor)
+        placed = tensor.to(self._device, tensor.dtype if held_otherwise else self._dtype)
+        if self._dtype is torch.float16 and not placed.isfinite().all():
+            raise CheckpointError(
+                f"{name} holds values that float16 cannot; use base_dtype=float32"
+            )
+        setattr(module, attribute, nn.Parameter(placed, requires_grad=False))
+
+    def finish(self, number: int) -> None:
+        """Join or quantise a stack, if all of it is there."""
+        stack = self._stacks[number]
+        if self._quantize is None:
+            stack.join()
+            return
+        parts = [self._quantized.get(id(member), member.weight) for member in stack.members]
+        biases = [member.bias for member in stack.members if member.bias is not None]
+        if any(isinstance(part, Tensor) and part.is_meta for part in (*parts, *biases)):
+            return
+        as_it_is = self._stored_quantized and all(isinstance(part, Tensor) for part in parts)
+        if as_it_is:
+            stack.join()
+        elif all(isinstance(part, Tensor) for part in parts):
+            stack.hold(self._quantize, self._dtype, self._decoder.buffer)
+        else:
+            held = NF4(parts, self._dtype, self._decoder.buffer)
+            stack.take(held, self._quantize, self._dtype, self._device)
 
 
-def _fill(
-    decoder: Decoder,
-    path: Path,
-    names: Sequence[str],
-    expected: Mapping[str, Tensor],
-    dtype: torch.dtype,
-    device: torch.device,
-) -> None:
-    with _open(path) as file:
-        held = set(file.keys())
-        for name in names:
-            if name not in held:
-                raise CheckpointError(f"{path}: the index promises {name} here; it is not")
-            tensor = file.get_tensor(name)
-            _check_tensor(tensor, expected[name], f"{path}: {name}")
-            owner, _, attribute = name.rpartition(".")
-            loaded = nn.Parameter(tensor.to(device, dtype), requires_grad=False)
-            setattr(decoder.get_submodule(owner), attribute, loaded)
-
-
-def load_decoder(folder: Path, *, dtype: torch.dtype, device: torch.device) -> Decoder:
+def load_decoder(
+    folder: Path, *, dtype: torch.dtype, device: torch.device, quantize: Quantize | None = None
+) -> Decoder:
     """Fill a decoder from safetensors, one product at a time.
 
-    Memory: the weights once, plus those of one product while they are joined.
+    Memory: the weights once, as they are held, plus those of one product while they are joined
+    or quantised.
+
+    Args:
+        folder: of the checkpoint.
+        dtype: of products, and of all weights that are not quantised.
+        device: where to.
+        quantize: how the projections are held; None as they are.
 
     Raises:
         CheckpointError: unsupported architecture; missing, unknown or mis-shaped tensors;
@@ -229,20 +250,19 @@ def load_decoder(folder: Path, *, dtype: torch.dtype, device: torch.device) -> D
     with torch.device("meta"):
         decoder = Decoder(shape)
     expected = dict(decoder.named_parameters())  # a tied head is named once
-    files = _weight_files(folder)
-    _check_names(folder, expected, files, shape)
-    stacks = _stack_of(decoder)
-
-    def stack_of(name: str) -> int:
-        return stacks[name.rpartition(".")[0]]
-
-    for path in sorted(set(files.values())):
-        here = [n for n, home in files.items() if home == path and n in expected]
-        here.sort(key=stack_of)
-        # Apart, because what was mapped of a file goes with the last tensor that needs it.
-        for _, names in groupby(here, key=stack_of):
-            _fill(decoder, path, list(names), expected, dtype, device)
-            decoder.join()
+    files = WeightFiles(folder)
+    files.check_names(expected, shape)
+    loading = _Loading(decoder, dtype, device, quantize, stored_quantized=bool(files.quantized))
+    for path in sorted(set(files.weights.values())):
+        here = [n for n, home in files.weights.items() if home == path and n in expected]
+        here.sort(key=loading.stack_of)
+        # Opened for each, because what was mapped of a file goes when it is closed.
+        for number, names in groupby(here, key=loading.stack_of):
+            with opened(path) as file:
+                for name in names:
+                    loading.put(name, files.read(file, path, name, expected[name]))
+            if number >= 0:
+                loading.finish(number)
     if shape.tie_word_embeddings:
         decoder.lm_head.weight = decoder.model.embed_tokens.weight
     return decoder.eval()
@@ -257,7 +277,11 @@ def fingerprint(decoder: Decoder) -> str:
     digest = hashlib.sha256(decoder.shape.model_type.encode())
     for name, weight in decoder.named_parameters():
         if not weight.requires_grad:
-            values = weight.detach().flatten()[:: max(1, weight.numel() // 64)]
-            rounded = values.to("cpu", torch.bfloat16).contiguous()
-            digest.update(name.encode() + rounded.view(torch.int16).numpy().tobytes())
+            digest.update(name.encode() + (decoder.samples.get(name) or sample_of(weight)))
     return digest.hexdigest()[:16]
+
+
+def sample_of(weight: Tensor) -> bytes:
+    """64 of its values, rounded to bf16."""
+    values = weight.detach().flatten()[:: max(1, weight.numel() // 64)]
+    return values.to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes()

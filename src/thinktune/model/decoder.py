@@ -11,9 +11,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from thinktune.errors import ConfigError
+from thinktune.kernels.embedding import gather
 from thinktune.kernels.language import runs_fused
 from thinktune.model.adapter import Adapter
 from thinktune.model.base_weights import BaseLinear, LinearStack
+from thinktune.model.held_weights import Quantize, SharedBuffer
 from thinktune.model.host_store import HostStore
 from thinktune.model.kept import Keep
 from thinktune.model.layer import Attend, Layer, LayerCall, LayerFunction
@@ -57,7 +60,12 @@ class Decoder(nn.Module):
         """The attached adapter, bound to the layers."""
         self.keep: Sequence[Keep] = (Keep.ALL,) * shape.num_hidden_layers
         """What each layer's forward keeps for its backward."""
+        self.buffer = SharedBuffer()
+        """Where quantised weights are written out."""
+        self.samples: dict[str, bytes] = {}
+        """Of weights that are not as they were stored, for `fingerprint`; by name."""
         self._store: HostStore | None = None
+        self._inputs: HostStore | None = None
         self._frequencies: Tensor | None = None
 
     @property
@@ -67,8 +75,18 @@ class Decoder(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of the base weights and of the residual stream."""
+        """Type of the products, and of all weights that are not quantised."""
         return self.model.norm.weight.dtype
+
+    @property
+    def quantize(self) -> Quantize | None:
+        """How the projections are held; None as they are."""
+        return next((stack.quantize for stack in self.stacks if stack.quantize), None)
+
+    @property
+    def stream_dtype(self) -> torch.dtype:
+        """Type of the residual stream: fp16 cannot hold what some models put there."""
+        return torch.float32 if self.dtype is torch.float16 else self.dtype
 
     @property
     def stacks(self) -> Iterator[LinearStack]:
@@ -80,19 +98,43 @@ class Decoder(nn.Module):
     def _layers(self) -> Sequence[Layer]:
         return [layer for layer in self.model.layers if isinstance(layer, Layer)]
 
-    def plan(self, keep: Sequence[Keep], max_tokens: int) -> None:
+    def plan(self, keep: Sequence[Keep], max_tokens: int, *, host_embedding: bool = False) -> None:
         """Decide what each layer's forward keeps, and make room for it on the host.
 
         Args:
             keep: one for each layer.
             max_tokens: of the longest row there will be.
+            host_embedding: whether the embedding moves to host memory, where a GPU reads it.
         """
         self.keep = tuple(keep)
-        hosted = [layer for layer, kept in enumerate(keep) if kept is Keep.HOST]
-        width = 2 * self.shape.intermediate_size
-        self._store = (
-            HostStore(hosted, max_tokens, width, self.dtype, self.device) if hosted else None
+        self._store = self._host_store(
+            Keep.HOST, max_tokens, 2 * self.shape.intermediate_size, self.dtype
         )
+        self._inputs = self._host_store(
+            Keep.NOTHING, max_tokens, self.shape.hidden_size, self.stream_dtype
+        )
+        embedding = self.model.embed_tokens
+        if host_embedding and embedding.weight.is_cuda and not self.shape.tie_word_embeddings:
+            pinned = torch.empty_like(embedding.weight, device="cpu", pin_memory=True)
+            pinned.copy_(embedding.weight)
+            embedding.weight = nn.Parameter(pinned, requires_grad=False)
+
+    def _host_store(
+        self, kind: Keep, max_tokens: int, width: int, dtype: torch.dtype
+    ) -> HostStore | None:
+        layers = [layer for layer, kept in enumerate(self.keep) if kept is kind]
+        return HostStore(layers, max_tokens, width, dtype, self.device) if layers else None
+
+    def _embed(self, tokens_T: Tensor) -> Tensor:
+        """The stream at the bottom of the layers."""
+        weight = self.model.embed_tokens.weight
+        if weight.device == tokens_T.device:
+            return self.model.embed_tokens(tokens_T).to(self.stream_dtype)
+        x_TD = torch.empty(
+            len(tokens_T), weight.shape[1], dtype=self.stream_dtype, device=tokens_T.device
+        )
+        gather(weight, tokens_T, x_TD)
+        return x_TD
 
     def join(self) -> None:
         """Put the weights of projections that read the same input into one matrix.
@@ -113,6 +155,8 @@ class Decoder(nn.Module):
             stack.bind(None, None, ())
 
     def _apply(self, fn: Callable, recurse: bool = True) -> "Decoder":
+        if any(stack.quantize is not None for stack in self.stacks):
+            raise ConfigError("a quantised base stays where it was loaded, as it was loaded")
         super()._apply(fn, recurse)
         self.join()
         self.bind_adapter()
@@ -139,7 +183,7 @@ class Decoder(nn.Module):
         if self.adapter is not None:
             self.adapter.refresh()
         rotation = self._rotation(positions_T)
-        x_TD = self.model.embed_tokens(tokens_T)
+        x_TD = self._embed(tokens_T)
         if (
             torch.is_grad_enabled()
             and self.adapter is not None
@@ -164,7 +208,8 @@ class Decoder(nn.Module):
             if not reached:
                 x_TD = x_TD.detach().requires_grad_()
             store = self._store if keep is Keep.HOST else None
-            call = LayerCall(rotation, attend, seed, keep, reached, store)
+            inputs = self._inputs if keep is Keep.NOTHING else None
+            call = LayerCall(rotation, attend, seed, keep, reached, store, inputs)
             x_TD = LayerFunction.apply(x_TD, layer, call)
             reached = True
         return x_TD

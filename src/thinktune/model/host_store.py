@@ -1,7 +1,8 @@
-"""Gate and up products that wait in host memory between a layer's forward and its backward.
+"""What waits in host memory between a layer's forward and its backward.
 
-They are most of what a layer keeps. Where the device is short of memory and its link to the host
-is fast, sending them away costs nothing: the copies run beside the arithmetic of other layers.
+The gate and up products are most of what a layer keeps, its input the least. Where the device is
+short of memory and its link to the host is fast, sending them away costs nothing: the copies run
+beside the arithmetic of other layers.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ NUM_SLOTS = 2
 
 @dataclass(slots=True)
 class _Slot:
-    """Room for one layer's products on the device."""
+    """Room on the device for what one layer sends."""
 
     memory: Tensor
     free: torch.cuda.Event | None = None
@@ -27,7 +28,7 @@ class _Slot:
 
 
 class HostStore:
-    """Products of some layers: two on the device, the others in pinned host memory.
+    """What some layers send: of two on the device, of the others in pinned host memory.
 
     The layers take the slots in turn, going up in forward and down in backward, so the last two
     of forward never leave. No call waits for the device: events keep two streams in order.
@@ -41,7 +42,7 @@ class HostStore:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        """Make room for rows of at most ``max_tokens`` products, each ``width`` wide."""
+        """Make room for at most ``max_tokens`` rows of a layer, each ``width`` wide."""
         self._turn = {layer: turn for turn, layer in enumerate(sorted(layers))}
         size = (max_tokens, width)
         self._slots = [
@@ -56,14 +57,14 @@ class HostStore:
         self._rows = slice(0)
 
     def room(self, layer: int, num_tokens: int) -> Tensor:
-        """Where a layer's forward puts its products, (T, width)."""
+        """Where a layer's forward puts what it sends, (T, width)."""
         slot = self._slot(self._turn[layer])
         self._wait(slot.free)
         self._rows = slice(num_tokens)
         return slot.memory[self._rows]
 
     def send(self, layer: int) -> None:
-        """Copy a layer's products to the host; its forward has read them for the last time."""
+        """Copy it to the host; the layer's forward has read it for the last time."""
         turn = self._turn[layer]
         slot = self._slot(turn)
         slot.filled = None
@@ -73,13 +74,13 @@ class HostStore:
                 slot.free = self._mark()
 
     def fetch(self, layer: int) -> Tensor:
-        """A layer's products, for its backward, which may overwrite them."""
+        """What a layer sent, for its backward, which may overwrite it."""
         slot = self._slot(self._turn[layer])
         self._wait(slot.filled)
         return slot.memory[self._rows]
 
     def release(self, layer: int) -> None:
-        """Backward is done with a layer's products; those needed next but one take their place."""
+        """Backward is done with it; what is needed next but one takes its place."""
         turn = self._turn[layer] - NUM_SLOTS
         if turn >= 0:
             slot = self._slot(turn)

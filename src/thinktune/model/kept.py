@@ -20,6 +20,8 @@ class Keep(StrEnum):
     """Input, attention's result and the middle of the layer."""
     INPUT = "input"
     """The layer's input alone."""
+    NOTHING = "nothing"
+    """Not even the layer's input: it waits in host memory."""
 
 
 @dataclass(slots=True)
@@ -43,8 +45,10 @@ class Kept:
         """Let go of what is to be computed again."""
         if keep is not Keep.ALL:
             self.gate_up = None  # in host memory, or to be computed again
-        if keep in (Keep.ATTENTION, Keep.INPUT):
+        if keep in (Keep.ATTENTION, Keep.INPUT, Keep.NOTHING):
             self.qkv = None
-        if keep is Keep.INPUT:
+        if keep is Keep.NOTHING:
+            self.x = self.x.new_empty(0)  # backward fetches it
+        if keep in (Keep.INPUT, Keep.NOTHING):
             self.S_qkv = self.S_o = self.S_gate_up = None
             self.attended = self.saved = self.mid = self.rrms_mid = None

@@ -43,8 +43,10 @@ class LayerCall:
     keep: Keep
     wants_input: bool
     """Whether anything below this layer needs a gradient."""
-    store: HostStore | None
+    store: HostStore | None = None
     """Where its gate and up products wait for backward."""
+    inputs: HostStore | None = None
+    """Where its input does."""
 
 
 class Layer(nn.Module):
@@ -170,8 +172,10 @@ class Layer(nn.Module):
             del h_TD
         else:
             update = self.gate_up.pending(kept.gate_up, kept.S_gate_up)
-        _add_grad_b(self.down.grad_b(kept.S_down), grad_TD)
-        grad_TF, grad_S = self.down.backward_input(grad_TD)
+        low_TD = grad_TD.to(norm.weight.dtype)  # the stream's gradient, as products take it
+        _add_grad_b(self.down.grad_b(kept.S_down), low_TD)
+        grad_TF, grad_S = self.down.backward_input(low_TD)
+        del low_TD
         grad_update = self.down.through_a(grad_TF, grad_S, seed + 3)
         sums = self.down.grad_a(grad_S), self.gate_up.grad_b(kept.S_gate_up)
         grad_gate_up, act_TF = swiglu_backward(grad_TF, grad_update, kept.gate_up, update, *sums)
@@ -193,8 +197,10 @@ class Layer(nn.Module):
         seed, rotation = call.seed, call.rotation
         norm, heads = self.input_layernorm, self.heads
         assert kept.attended is not None
-        _add_grad_b(self.o.grad_b(kept.S_o), grad_TD)
-        grad_out, grad_S = self.o.backward_input(grad_TD)
+        low_TD = grad_TD.to(norm.weight.dtype)
+        _add_grad_b(self.o.grad_b(kept.S_o), low_TD)
+        grad_out, grad_S = self.o.backward_input(low_TD)
+        del low_TD
         update = self.o.through_a(grad_out, grad_S, seed + 1)
         if update is not None:
             grad_out.addmm_(*update)
@@ -241,6 +247,9 @@ class LayerFunction(torch.autograd.Function):
     def forward(ctx: Any, x_TD: Tensor, layer: Layer, call: LayerCall) -> Tensor:
         """Compute, and keep what backward needs."""
         out_TD, kept = layer(x_TD, call.rotation, call.attend.forward, call.seed, call.store)
+        if call.inputs is not None:
+            call.inputs.room(layer.index, len(x_TD)).copy_(x_TD)
+            call.inputs.send(layer.index)
         kept.reduce(call.keep)
         ctx.layer, ctx.call, ctx.kept = layer, call, kept
         return out_TD
@@ -252,4 +261,10 @@ class LayerFunction(torch.autograd.Function):
         kept, ctx.kept = ctx.kept, None
         if kept is None:
             raise RuntimeError("a layer's backward runs once: its memory is reused")
-        return ctx.layer.backward(grads[0].contiguous(), kept, ctx.call), None, None
+        call, index = ctx.call, ctx.layer.index
+        if call.inputs is not None:
+            kept.x = call.inputs.fetch(index)
+        grad_TD = ctx.layer.backward(grads[0].contiguous(), kept, call)
+        if call.inputs is not None:
+            call.inputs.release(index)
+        return grad_TD, None, None

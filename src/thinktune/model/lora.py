@@ -111,7 +111,7 @@ def attach(decoder: Decoder, config: LoRAConfig, *, seed: int) -> list[nn.Parame
 
 def place(layer: BaseLinear, lora_A: Tensor, lora_B: Tensor, config: LoRAConfig) -> None:
     """Put the two matrices of one layer in place; `Decoder.bind_adapter` makes them work."""
-    device = layer.weight.device
+    device = layer.device
     layer.lora_A = nn.Parameter(lora_A.to(device, torch.float32))
     layer.lora_B = nn.Parameter(lora_B.to(device, torch.float32))
     layer.scale, layer.dropout = config.scale, config.dropout
@@ -156,7 +156,15 @@ def merge(decoder: Decoder) -> dict[str, Unmerged]:
 
     Returns:
         The layers as they were, for `unmerge`; let go of them to free their memory.
+
+    Raises:
+        ConfigError: the base is quantised: to quantise the sum would lose most of the update.
     """
+    if kinds := {stack.quantize for stack in decoder.stacks if stack.quantize is not None}:
+        raise ConfigError(
+            f"an adapter cannot be merged into a base held as {', '.join(kinds)}; load the base "
+            "with base_dtype=bfloat16 or float32 to merge"
+        )
     originals: dict[str, Unmerged] = {}
     for name, layer in adapted_layers(decoder).items():
         weight, first, second = layer.weight, layer.lora_A, layer.lora_B
@@ -164,6 +172,7 @@ def merge(decoder: Decoder) -> dict[str, Unmerged]:
         assert first is not None
         assert second is not None
         originals[name] = Unmerged(weight, first, second, layer.scale, layer.dropout)
+        decoder.samples.pop(f"{name}.weight", None)
         update = (second @ first).mul_(layer.scale)
         layer.weight = nn.Parameter(update.add_(weight).to(weight.dtype), requires_grad=False)
     detach(decoder)

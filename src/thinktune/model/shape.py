@@ -84,6 +84,14 @@ def _yarn_attention_factor(rope: Mapping[str, Any], factor: float) -> float:
     return grown(top) / grown(bottom) if top and bottom else grown(1.0)
 
 
+def stored_as_nf4(config: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint's configuration says that bitsandbytes quantised it to NF4."""
+    how = config.get("quantization_config")
+    if not isinstance(how, Mapping):
+        return False
+    return (how.get("quant_method"), how.get("bnb_4bit_quant_type")) == ("bitsandbytes", "nf4")
+
+
 def _refuse_unsupported(config: Mapping[str, Any], where: str) -> None:
     kind = config.get("model_type")
     if kind not in ARCHITECTURES:
@@ -95,11 +103,13 @@ def _refuse_unsupported(config: Mapping[str, Any], where: str) -> None:
         raise CheckpointError(f"{where}: hidden_act {act!r} is not supported; only 'silu' is")
     if config.get("use_sliding_window"):
         raise CheckpointError(f"{where}: sliding-window attention is not supported")
-    if quantised := config.get("quantization_config"):
+    quantised = config.get("quantization_config")
+    if quantised and not stored_as_nf4(config):
         method = quantised.get("quant_method") if isinstance(quantised, Mapping) else quantised
         raise CheckpointError(
             f"{where}: the checkpoint is quantised ({method or 'unknown method'}); this build "
-            "loads 16- or 32-bit safetensors: use the unquantised repository"
+            "loads 16- or 32-bit safetensors, and NF4 as bitsandbytes writes it: use the "
+            "unquantised repository, with base_dtype=nf4 for a small card"
         )
     missing = [
         key

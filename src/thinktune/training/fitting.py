@@ -11,7 +11,8 @@ from thinktune.model.decoder import Decoder
 from thinktune.model.kept import Keep
 from thinktune.model.lora import LoRAConfig
 from thinktune.ops import ragged_attention
-from thinktune.training.memory_plan import HostLink, MemoryPlan, Workload, plan_memory, widths
+from thinktune.training.memory_plan import HostLink, MemoryPlan, plan_memory
+from thinktune.training.step_memory import Workload, widths
 
 _GIB = 2**30
 _MARGIN = 0.04
@@ -46,13 +47,13 @@ def fit(
         decoder.plan((keep or Keep.ALL,) * shape.num_hidden_layers, max_tokens)
         return None
     ragged = ragged_attention.is_available(device, decoder.dtype, shape.head_dim)
-    work = Workload(shape, lora, max_tokens, decoder.dtype, ragged)
+    work = Workload(shape, lora, max_tokens, decoder.dtype, ragged, decoder.quantize)
     free = free_bytes(device)
     budget = min(free, int(budget_gib * _GIB)) if budget_gib else free
     plan = plan_memory(work, budget, keep=keep)
     if Keep.NO_MLP in plan.keep and keep is None:
         plan = plan_memory(work, budget, link=measure_link(work, device))
-    decoder.plan(plan.keep, max_tokens)
+    decoder.plan(plan.keep, max_tokens, host_embedding=plan.host_embedding)
     return plan
 
 

@@ -24,7 +24,7 @@ from thinktune.model.checkpoint_io import (
     find_checkpoint,
     load_decoder,
     load_tokenizer,
-    resolve_dtype,
+    resolve_precision,
 )
 from thinktune.model.decoder import Decoder
 
@@ -207,17 +207,11 @@ def test_a_broken_tokenizer_is_refused(folder: Path, text: str):
         load_tokenizer(folder)
 
 
-@pytest.mark.parametrize("base_dtype", [BaseDtype.NF4, BaseDtype.FP8, BaseDtype.FLOAT16])
-def test_a_type_this_build_lacks_is_refused_with_one_it_has(base_dtype: BaseDtype):
-    with pytest.raises(ConfigError, match=f"{base_dtype}.*bfloat16"):
-        resolve_dtype(base_dtype, CPU)
-
-
-@pytest.mark.parametrize("base_dtype", ["auto", "float32", "bfloat16"])
-def test_a_type_this_build_has_is_a_floating_type_of_torch(base_dtype: str):
-    dtype = resolve_dtype(BaseDtype(base_dtype), CPU)
+@pytest.mark.parametrize("base_dtype", BaseDtype)
+def test_a_type_of_products_is_a_floating_type_of_torch(base_dtype: BaseDtype):
+    dtype, quantize = resolve_precision(base_dtype, CPU)
     assert dtype.is_floating_point
-    assert base_dtype in ("auto", str(dtype).removeprefix("torch."))
+    assert base_dtype in ("auto", str(dtype).removeprefix("torch."), quantize)
 
 
 @pytest.mark.parametrize("base_model", ["./nowhere", "/nowhere", "a/b/c", "wheel:nothing", "a b"])

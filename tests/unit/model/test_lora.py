@@ -204,7 +204,7 @@ def test_the_mean_over_masks_is_the_adapter_without_dropout():
     assert decoder.adapter is not None
     decoder.adapter.refresh()
     x = torch.randn(1, 67, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    base = torch.nn.functional.linear(x, stack.weight)
+    base = torch.nn.functional.linear(x, stack.held.weight)
     wanted = stack.project(x, 0)[0] - base
     decoder.train()
     mean = (stack.project(x.expand(30_000, -1), 0)[0] - base).mean(0)

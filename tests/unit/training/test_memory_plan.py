@@ -13,12 +13,8 @@ from thinktune.model.kept import Keep
 from thinktune.model.lora import LoRAConfig
 from thinktune.model.shape import shape_from_config
 from thinktune.training.fitting import fit, out_of_memory
-from thinktune.training.memory_plan import (
-    HostLink,
-    Workload,
-    kept_bytes_per_token,
-    plan_memory,
-)
+from thinktune.training.memory_plan import HostLink, plan_memory
+from thinktune.training.step_memory import Workload, kept_bytes_per_token
 from thinktune.workload import SHAPES
 
 GIB = 2**30
@@ -80,7 +76,7 @@ def test_the_host_takes_products_that_would_be_computed_again_and_no_more_than_i
 def test_what_does_not_fit_is_refused_with_its_parts_and_the_way_out():
     with pytest.raises(ConfigError, match=r"at least, of 15\.0 GiB") as caught:
         plan_memory(_work(), 15 * GIB)
-    assert "base model 15.0" in str(caught.value)
+    assert "base model 14.0" in str(caught.value)  # without the embedding, which may move
     assert "lower packing.max_tokens" in str(caught.value)
 
 
