@@ -2,7 +2,7 @@
 
 usage: python -m benchmarks.peers --shape llama-3.1-8b --documents 4x4096
        [--documents lognormal:16384] [--peers peft,liger,trl,unsloth] [--recompute default|none]
-       [--steps 5] [--ours [--ours-options "..."]]
+       [--base bfloat16|nf4] [--steps 5] [--ours [--ours-options "..."]]
 
 Each peer trains each case in a process of its own; README.md beside this file has the rules.
 """
@@ -57,6 +57,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--attention", default="auto", help="auto, or transformers' name of one")
     parser.add_argument("--flash", choices=("torch", "installed"), default="torch")
+    parser.add_argument("--base", choices=("bfloat16", "nf4"), default="bfloat16")
     parser.add_argument("--ours", action="store_true", help="time our own step too")
     parser.add_argument("--ours-options", default="", help="more options for our own step")
     parser.add_argument("--timeout", type=int, default=540, help="seconds a side may take")
@@ -83,6 +84,8 @@ def run_side(side: str, case: Case) -> None:
         if side == "checkpoint":
             import_module("benchmarks.peers.random_model").write_checkpoint(case)
             result = {}
+        elif case.base == "nf4" and side != "unsloth":
+            raise UnavailableError("only Unsloth is timed with an NF4 base here")
         else:
             result = import_module(f"benchmarks.peers.{PEERS[side]}").run(case)
     except (ImportError, UnavailableError) as reason:
@@ -99,6 +102,7 @@ def time_case(spec: str, options: argparse.Namespace, scratch: str) -> list[dict
         steps=options.steps,
         attention=options.attention,
         flash=options.flash,
+        base=options.base,
         scratch=scratch,
     )
     lines = []

@@ -32,6 +32,8 @@ class Case:
     """``auto``, or the name transformers has for an attention."""
     flash: str
     """``installed``: only the flash attention a peer finds; ``torch``: also the one in torch."""
+    base: str
+    """How the base is held: ``bfloat16``, or ``nf4`` through bitsandbytes."""
     scratch: str
     """Folder for what this run may write."""
 

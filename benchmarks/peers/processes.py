@@ -19,6 +19,7 @@ def time_ours(case: Case, more: str, timeout: int) -> dict:
     """Our own step, through the command that users have."""
     command = [sys.executable, "-m", "thinktune", "bench", "step", "--json"]
     command += ["--shape", case.shape, "--documents", case.documents, "--steps", str(case.steps)]
+    command += ["--dtype", case.base]
     done = run_process([*command, *shlex.split(more)], {}, timeout)
     start = done.stdout.find("{")
     try:

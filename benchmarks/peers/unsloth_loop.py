@@ -35,7 +35,7 @@ def run(case: Case) -> dict:
         checkpoint,
         max_seq_length=case.longest_row,
         dtype=torch.bfloat16,
-        load_in_4bit=False,
+        load_in_4bit=case.base == "nf4",
         use_gradient_checkpointing=recompute,
         local_files_only=True,
     )

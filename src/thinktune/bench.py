@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import TypeVar
@@ -10,29 +10,27 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from thinktune.cards import card_of_device, find_card
 from thinktune.data.loader import PackedRow, SegmentConfig, pack, segment_weights
 from thinktune.errors import ConfigError, TrainingError
+from thinktune.kernels.language import as_capability, capability
+from thinktune.model.checkpoint_io import BaseDtype, resolve_precision
 from thinktune.model.decoder import Decoder
 from thinktune.model.kept import Keep
 from thinktune.model.lora import LoRAConfig, adapted_layers, attach
-from thinktune.model.shape import DecoderShape, shape_from_config
 from thinktune.ops.attention import PackedAttention
+from thinktune.random_base import random_decoder
+from thinktune.roofline import operations
 from thinktune.training.fitting import fit
 from thinktune.training.optimizer import AdapterOptimizer, OptimizerConfig
 from thinktune.training.step import LaunchedStep, StepMetrics, train_step
-from thinktune.workload import SHAPES, document_lengths, examples_of_timed_step
+from thinktune.training.step_memory import Workload
+from thinktune.workload import examples_of_timed_step
 
-_PEAK_TFLOPS = {"H100": 989.4, "H200": 989.4, "A100": 312.0, "L4": 121.0, "T4": 65.1}
-"""Dense 16-bit rate by the vendor's datasheet, for MFU."""
 _WARM_UP = 2
 
 
 _Choice = TypeVar("_Choice", bound=StrEnum)
-
-
-class _Dtype(StrEnum):
-    BFLOAT16 = "bfloat16"
-    FLOAT32 = "float32"
 
 
 def parse_choice(kinds: type[_Choice], name: str, what: str) -> _Choice:
@@ -92,40 +90,6 @@ class StepTiming:
         yield "layers keep", self.kept
 
 
-def random_decoder(shape: str, dtype: torch.dtype, device: torch.device) -> Decoder:
-    """A decoder of one of the known shapes with random weights.
-
-    Raises:
-        ConfigError: there is no such shape.
-    """
-    if shape not in SHAPES:
-        raise ConfigError(f"no shape {shape!r}; known: {', '.join(SHAPES)}")
-    with torch.device("meta"):
-        decoder = Decoder(shape_from_config(SHAPES[shape]))
-    decoder = decoder.to(dtype).to_empty(device=device)
-    torch.manual_seed(0)
-    for name, weight in decoder.named_parameters():
-        with torch.no_grad():
-            weight.fill_(1.0) if "norm" in name else weight.normal_(0, 0.02)
-    return decoder.eval()
-
-
-def floating_point_operations(shape: DecoderShape, lengths: tuple[int, ...], rank: int) -> float:
-    """Of one step without recomputation: products of base, head, adapter and attention.
-
-    Base and head are multiplied forward and for the input's gradient, never for their own.
-    """
-    D, F, H = shape.hidden_size, shape.intermediate_size, shape.head_dim
-    N, K = shape.num_attention_heads, shape.num_key_value_heads
-    widths = [(D, N * H), (D, K * H), (D, K * H), (N * H, D), (D, F), (D, F), (F, D)]
-    base = sum(a * b for a, b in widths)
-    adapter = rank * sum(a + b for a, b in widths)
-    layers = shape.num_hidden_layers
-    tokens, pairs = sum(lengths), sum(n * n / 2 for n in lengths)
-    linear = tokens * (layers * (4 * base + 6 * adapter) + 4 * D * shape.vocab_size)
-    return linear + layers * pairs * N * H * (4 + 10)
-
-
 def bench_step(
     shape: str,
     documents: str,
@@ -137,6 +101,7 @@ def bench_step(
     keep: str | None = None,
     device: torch.device,
     dtype: str = "bfloat16",
+    max_tokens: int | None = None,
     profile: bool = False,
 ) -> StepTiming:
     """Time whole steps: forward, backward, clipping and update, new documents in each.
@@ -150,7 +115,8 @@ def bench_step(
         budget_gib: most memory to allocate; None for what is free.
         keep: what every layer keeps; None for what the memory plan chooses.
         device: where.
-        dtype: of the base weights.
+        dtype: how the base is held, as in a recipe's ``base_dtype``.
+        max_tokens: of a packed row, as in ``packing.max_tokens``; None for a step in one row.
         profile: print where the time of one step goes.
 
     Raises:
@@ -158,26 +124,26 @@ def bench_step(
         TrainingError: the steps did not train: no gradient, or an adapter that did not change.
     """
     kept = None if keep is None else parse_choice(Keep, keep, "--keep")
-    base_dtype = getattr(torch, parse_choice(_Dtype, dtype, "--dtype"))
-    decoder = random_decoder(shape, base_dtype, device)
+    precision = resolve_precision(parse_choice(BaseDtype, dtype, "--dtype"), device)
+    decoder = random_decoder(shape, precision, device)
     lora = LoRAConfig(rank=rank, alpha=2.0 * rank, dropout=dropout)
     attach(decoder, lora, seed=0)
     assert decoder.adapter is not None
     optimizer = AdapterOptimizer(decoder.adapter.weights, OptimizerConfig())
     decoder.train()
-    batches = [_rows(documents, decoder.shape.vocab_size, step) for step in range(steps + _WARM_UP)]
+    vocabulary = decoder.shape.vocab_size
+    batches = [_rows(documents, vocabulary, n, max_tokens) for n in range(steps + _WARM_UP)]
     longest = max(len(row.tokens_T) for rows in batches for row in rows)
     plan = fit(decoder, lora, longest, budget_gib, keep=kept)
     first, seconds, finished = _timed(decoder, batches, optimizer, profile=profile)
     _require_change([layer.lora_B for layer in adapted_layers(decoder).values()], finished)
-    lengths = [document_lengths(documents, step) for step in range(_WARM_UP, _WARM_UP + steps)]
-    operations = sum(floating_point_operations(decoder.shape, n, rank) for n in lengths) / steps
+    done = _operations(decoder, lora, batches[_WARM_UP:])
     return StepTiming(
         milliseconds=seconds * 1e3,
         tokens_per_second=sum(m.num_tokens for m in finished) / steps / seconds,
         target_tokens_per_second=sum(m.losses.num_targets for m in finished) / steps / seconds,
         peak_gib=torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None,
-        mfu=_mfu(operations / seconds, device),
+        mfu=_mfu(done / seconds, device),
         first_step_seconds=first,
         attention=_attention(decoder, batches[-1]),
         planned_gib=None if plan is None else plan.total_bytes / 2**30,
@@ -215,11 +181,12 @@ def _timed(
     return first, seconds, finished
 
 
-def _rows(documents: str, vocab_size: int, step: int) -> list[PackedRow]:
-    """All documents of a step as one packed row."""
+def _rows(documents: str, vocab_size: int, step: int, max_tokens: int | None) -> list[PackedRow]:
+    """All documents of a step, packed."""
     examples = examples_of_timed_step(documents, vocab_size, step)
     total = sum(len(example.tokens) for example in examples)
-    return pack(examples, segment_weights(SegmentConfig(), SegmentConfig()), total)
+    weights = segment_weights(SegmentConfig(), SegmentConfig())
+    return pack(examples, weights, max_tokens or total)
 
 
 def _attention(decoder: Decoder, rows: list[PackedRow]) -> str:
@@ -235,12 +202,50 @@ def _require_change(matrices: list[nn.Parameter | None], steps: list[StepMetrics
         raise TrainingError("an adapter matrix did not change: this benchmark would time nothing")
 
 
+def _operations(decoder: Decoder, lora: LoRAConfig, steps: list[list[PackedRow]]) -> float:
+    """Of a step on average, what is computed again not counted."""
+    rows = [row for step in steps for row in step]
+    work = Workload(decoder.shape, lora, 0, decoder.dtype, ragged=False)
+    each = (operations(work, row.lengths, row.num_targets, decoder.keep).total for row in rows)
+    return sum(each) / len(steps)
+
+
 def _mfu(per_second: float, device: torch.device) -> float | None:
     if device.type != "cuda":
         return None
-    name = torch.cuda.get_device_name(device)
-    peak = next((rate for card, rate in _PEAK_TFLOPS.items() if card in name), None)
-    return per_second / (peak * 1e12) if peak else None
+    here = torch.cuda.get_device_properties(device)
+    card = card_of_device(here.name, here.total_memory / 2**30, capability(device))
+    return per_second / (card.speed.tflops * 1e12) if card.speed else None
+
+
+@contextmanager
+def emulated(card: str | None, memory_gib: float | None, device: torch.device) -> Iterator[None]:
+    """Choose kernels and types as on another card, and allocate no more than it has.
+
+    Its speed is not emulated, nor what its own compiler makes of the kernels.
+
+    Args:
+        card: its name; None for the one that is here.
+        memory_gib: most to allocate, for a card; None for what a step finds on it.
+        device: what is here.
+
+    Raises:
+        ConfigError: no such card, or none to emulate it on.
+    """
+    if card is None:
+        yield
+        return
+    other = find_card(card)
+    if device.type != "cuda":
+        raise ConfigError("--as: only a GPU emulates another")
+    most = int(memory_gib * 2**30) if memory_gib else other.usable_bytes
+    total = torch.cuda.get_device_properties(device).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, most / total), device)
+    try:
+        with as_capability(other.capability) if other.capability else nullcontext():
+            yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, device)
 
 
 @contextmanager

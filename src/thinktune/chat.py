@@ -10,8 +10,7 @@ from thinktune.data.example import Role, Turn
 from thinktune.errors import ConfigError
 from thinktune.generation.completion import Completion, GenerationConfig, Stop
 from thinktune.generation.engine import generate
-from thinktune.loading import Model, load_model, load_run_model
-from thinktune.model.adapter_io import read_adapter
+from thinktune.loading import Model, load_adapted, load_run_model
 from thinktune.settings import parse_settings
 
 CLOSE_TAG = "</think>"
@@ -42,9 +41,8 @@ def open_chat(
         loaded, config = load_run_model(model)
         generation = config.generation
     else:
-        loaded, generation = load_model(model), GenerationConfig()
-        if adapter is not None:
-            read_adapter(loaded.decoder, Path(adapter).expanduser())
+        generation = GenerationConfig()
+        loaded = load_adapted(model, None if adapter is None else Path(adapter).expanduser())
     asked = {"temperature": temperature, "max_new_tokens": max_new_tokens}
     changed = {key: value for key, value in asked.items() if value is not None}
     if changed:

@@ -12,9 +12,10 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from thinktune.cli_bench import bench_app, estimate_command
+from thinktune.cli_bench import bench_app
 from thinktune.cli_data import data_app
 from thinktune.cli_distill import distill_command
+from thinktune.cli_estimate import estimate_command
 from thinktune.cli_evaluate import evaluate_command, show_evaluation
 from thinktune.errors import ThinktuneError
 

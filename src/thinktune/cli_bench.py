@@ -1,13 +1,15 @@
-"""The verbs that measure: ``thinktune bench step`` and ``thinktune estimate``."""
+"""The verb ``thinktune bench step``: how fast this machine trains."""
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
+
+if TYPE_CHECKING:  # torch takes seconds; --help must not
+    from thinktune.bench import StepTiming
 
 bench_app = typer.Typer(help="Measure speed on this machine.", no_args_is_help=True)
 console = Console()
@@ -21,7 +23,7 @@ def _bench() -> None:
 @bench_app.command("step")
 def step_command(
     shape: Annotated[
-        str, typer.Option(help="llama-3.1-8b, qwen2.5-7b, qwen3-8b, qwen2.5-1.5b or tiny.")
+        str, typer.Option(help="llama-3.1-8b, llama-3.1-70b, qwen2.5-7b, qwen3-8b, ..., tiny.")
     ] = "llama-3.1-8b",
     documents: Annotated[
         str, typer.Option(help="Of one step: 4x4096, or lognormal:16384 for a long-thought mix.")
@@ -36,7 +38,17 @@ def step_command(
         typer.Option(help="What every layer keeps: all, host, no_mlp, attention or input."),
     ] = None,
     steps: Annotated[int, typer.Option(help="How many to time.", min=1)] = 5,
-    dtype: Annotated[str, typer.Option(help="Of the base: bfloat16 or float32.")] = "bfloat16",
+    dtype: Annotated[
+        str,
+        typer.Option(help="Of the base: bfloat16, float32, float16, nf4, fp8 or fp8_dgrad."),
+    ] = "bfloat16",
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Of a packed row; without, a step is one row.", min=16)
+    ] = None,
+    card: Annotated[
+        str | None,
+        typer.Option("--as", help="Take another card's kernels, types and memory: t4."),
+    ] = None,
     profile: Annotated[bool, typer.Option("--profile", help="Say where the time went.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
 ) -> None:
@@ -44,63 +56,34 @@ def step_command(
 
     Example: `thinktune bench step --documents 4x4096 --memory-budget-gib 24 --profile`
     """
-    from thinktune.bench import bench_step  # noqa: PLC0415
+    from thinktune.bench import bench_step, emulated  # noqa: PLC0415
     from thinktune.loading import pick_device  # noqa: PLC0415
 
-    timing = bench_step(
-        shape,
-        documents,
-        rank=rank,
-        dropout=dropout,
-        steps=steps,
-        budget_gib=budget,
-        keep=keep,
-        device=pick_device(),
-        dtype=dtype,
-        profile=profile,
-    )
+    device = pick_device()
+    with emulated(card, budget, device):
+        timing = bench_step(
+            shape,
+            documents,
+            rank=rank,
+            dropout=dropout,
+            steps=steps,
+            budget_gib=budget,
+            keep=keep,
+            device=device,
+            dtype=dtype,
+            max_tokens=max_tokens,
+            profile=profile,
+        )
     if as_json:
         print(json.dumps(timing.as_dict()))
         return
-    table = Table(title=f"{shape}, {documents}, rank {rank}", box=box.SIMPLE_HEAD)
+    _show(f"{shape}, {documents}, rank {rank}", timing)
+
+
+def _show(title: str, timing: "StepTiming") -> None:
+    table = Table(title=title, box=box.SIMPLE_HEAD)
     table.add_column("")
     table.add_column("", justify="right")
     for name, value in timing.lines():
         table.add_row(name, value)
-    console.print(table)
-
-
-def estimate_command(
-    recipe: Annotated[str, typer.Argument(help="A shipped recipe's name, or a YAML file.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="Settings to change, as `lora.rank=32`.")
-    ] = None,
-    memory: Annotated[
-        float | None, typer.Option(help="GiB a step may take; without, what is free here.")
-    ] = None,
-) -> None:
-    """Say what a recipe will need on a GPU, and what its layers will keep; load no weights.
-
-    Example: `thinktune estimate my.yaml packing.max_tokens=8192 --memory 24`
-    """
-    from thinktune.config import read_recipe  # noqa: PLC0415
-    from thinktune.estimating import estimate  # noqa: PLC0415
-
-    result = estimate(read_recipe(recipe, overrides or []), memory)
-    table = Table(
-        title=f"{recipe}: {result.num_examples} training rows, packed rows of at most "
-        f"{result.max_tokens} tokens",
-        box=box.SIMPLE_HEAD,
-        caption="GiB on the GPU; bfloat16 base",
-    )
-    for name in ("budget", "base", "adapter", "kept", "working", "peak"):
-        table.add_column(name, justify="right")
-    table.add_column("layers keep for backward")
-    for budget, plan in result.plans:
-        if isinstance(plan, str):
-            table.add_row(f"{budget:.1f}", "", "", "", "", "", Text(plan, style="yellow"))
-            continue
-        parts = (plan.base_bytes, plan.adapter_bytes, plan.kept_bytes, plan.working_bytes)
-        numbers = [f"{part / 2**30:.2f}" for part in (*parts, plan.total_bytes)]
-        table.add_row(f"{budget:.1f}", *numbers, plan.choices())
     console.print(table)

@@ -25,10 +25,7 @@ def evaluate_command(
     ] = None,
     task: Annotated[
         list[str] | None,
-        typer.Option(
-            help="What is asked, as often as wanted: heldout (a run's own questions), retention, "
-            "a data file, or reasoning-gym:NAME."
-        ),
+        typer.Option(help="heldout (the run's own), retention, a file, reasoning-gym:NAME."),
     ] = None,
     samples: Annotated[
         int | None, typer.Option(help="Samples of each question; needs a temperature.", min=1)
@@ -41,6 +38,9 @@ def evaluate_command(
     ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1)] = None,
     seed: Annotated[int | None, typer.Option(help="Of draws and intervals.", min=0)] = None,
+    base_dtype: Annotated[
+        str | None, typer.Option(help="How to hold the base; without, as in training.")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Folder of the report.")] = None,
     server: Annotated[
         str | None, typer.Option(help="URL of a completions server such as vLLM's that answers.")
@@ -68,6 +68,7 @@ def evaluate_command(
         tasks=tuple(task or ()),
         settings={name: value for name, value in settings.items() if value is not None},
         seed=seed,
+        base_dtype=base_dtype,
         output=output,
         servers=_servers(server, server_model or []),
         command=shlex.join(["thinktune", *sys.argv[1:]]),

@@ -72,15 +72,15 @@ def find_contender(
         return contender_of(config, run.adapter)
     if (path / ADAPTER_CONFIG).is_file():
         _, identity = read_adapter_config(path)
-        made = base or Contender(identity.name, identity.revision)
+        made = base or Contender(identity.name, identity.revision, identity.base_dtype)
         return replace(made, adapter=path)
     if adapter is None:
         return Contender(target)
     folder = Path(adapter).expanduser()
     if (folder / "run.json").is_file():
         folder /= "adapter"
-    read_adapter_config(folder)
-    return Contender(target, adapter=folder)
+    _, identity = read_adapter_config(folder)
+    return Contender(target, base_dtype=identity.base_dtype, adapter=folder)
 
 
 class Stage:
@@ -121,7 +121,7 @@ class Stage:
             carried = base
         if self._weights and wanted is not None and wanted != carried.adapter:
             detach(self._model.decoder)
-            read_adapter(self._model.decoder, wanted)
+            read_adapter(self._model.decoder, wanted, self._watcher)
         self._carried = replace(base, adapter=wanted or carried.adapter)
         return self._model
 

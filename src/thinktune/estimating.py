@@ -207,6 +207,8 @@ def _nearest(run: FedRun, card: Card, budget: int) -> Change | None:
         try:
             precision = _precision(run, kind, card)
             work = _workload(run, precision, card, run.max_tokens(limit), rank)
+            if _least_bytes(work) > budget:  # sooner found than by planning
+                continue
             plan = _plan(work, card, budget)
         except ConfigError:
             continue
@@ -256,11 +258,11 @@ def _smallest(run: FedRun) -> str | None:
     for name, card in sorted(CARDS.items(), key=lambda item: item[1].total_gib):
         try:
             precision = _precision(run, run.config.base_dtype, card)
-            work = _workload(run, precision, card, run.max_tokens(limit), rank)
-            _plan(work, card, card.usable_bytes)
         except ConfigError:
             continue
-        return name
+        work = _workload(run, precision, card, run.max_tokens(limit), rank)
+        if _least_bytes(work) <= card.usable_bytes:
+            return name
     return None
 
 
@@ -281,6 +283,10 @@ def _by_length(run: FedRun, card: Card) -> dict[int, dict[str, Need]]:
 
 def _need(run: FedRun, precision: Precision, card: Card, tokens: int) -> Need:
     work = _workload(run, precision, card, tokens, run.config.lora.rank)
-    least, most = (plan_memory(work, 0, keep=kind).total_bytes for kind in (Keep.NOTHING, Keep.ALL))
-    moved = 0 if run.shape.tie_word_embeddings else embedding_bytes(work)
-    return Need(least - moved, most)
+    return Need(_least_bytes(work), plan_memory(work, 0, keep=Keep.ALL).total_bytes)
+
+
+def _least_bytes(work: Workload) -> int:
+    """Peak with all on the host that can be there."""
+    plan = plan_memory(work, 0, keep=Keep.NOTHING)
+    return plan.total_bytes - (0 if work.shape.tie_word_embeddings else embedding_bytes(work))

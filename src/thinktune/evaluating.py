@@ -236,7 +236,8 @@ def facts_of(model: Model) -> dict[str, str]:
     return {
         "base model": model.base.name,
         "base weights": str(model.base.fingerprint),
-        "type of the weights": str(decoder.dtype).removeprefix("torch."),
+        "base weights held as": decoder.held_as,
+        "type of products": str(decoder.dtype).removeprefix("torch."),
         "device": device,
         "template": model.template.description,
     }

@@ -24,6 +24,7 @@ from thinktune.evaluation.tasks import EvaluationConfig, Task
 from thinktune.evaluation.verdict import AFTER, ALONE, BEFORE
 from thinktune.generation.remote import ServerConfig
 from thinktune.loading import load_data
+from thinktune.model.checkpoint_io import BaseDtype
 from thinktune.model.lora import base_only
 from thinktune.run_folder import open_run
 from thinktune.settings import parse_settings
@@ -48,6 +49,8 @@ class EvaluationRequest:
     settings: dict[str, Any] = field(default_factory=dict)
     """Settings of ``evaluation`` to change."""
     seed: int | None = None
+    base_dtype: str | None = None
+    """How to hold the base; None as in training, or what the hardware suits."""
     output: Path | None = None
     """Where to; None for the run's folder, or evaluations/NAME."""
     servers: tuple[ServerConfig, ...] = ()
@@ -69,6 +72,8 @@ class EvaluationRequest:
             parts += ["against", Path(self.against).name]
         parts += [Path(task).stem for task in self.tasks]
         parts += [f"{name}-{value}" for name, value in self.settings.items()]
+        if self.base_dtype is not None:
+            parts.append(self.base_dtype)
         if self.seed is not None:
             parts.append(f"seed-{self.seed}")
         return re.sub(r"[^A-Za-z0-9.+-]+", "-", "-".join(parts)).strip("-.")[:120]
@@ -126,10 +131,22 @@ def evaluate(request: EvaluationRequest, watcher: Watcher | None = None) -> Outc
 
 def _contenders(request: EvaluationRequest) -> list[Contender]:
     last = find_contender(request.target, request.adapter)
+    if request.base_dtype is not None:
+        last = replace(last, base_dtype=_dtype(request.base_dtype))
     base = replace(last, adapter=None)
     if request.against is not None:
-        return [find_contender(request.against, base=base), last]
+        first = find_contender(request.against, base=base)
+        if request.base_dtype is not None:
+            first = replace(first, base_dtype=last.base_dtype)
+        return [first, last]
     return [base, last] if last.adapter is not None else [last]
+
+
+def _dtype(name: str) -> BaseDtype:
+    try:
+        return BaseDtype(name)
+    except ValueError:
+        raise ConfigError(f"--base-dtype: {name!r} is none of {', '.join(BaseDtype)}") from None
 
 
 def _tasks(

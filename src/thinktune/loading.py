@@ -16,7 +16,7 @@ from thinktune.data.sources import read_heldout, read_train
 from thinktune.data.template import Template, TemplateConfig, render_all
 from thinktune.errors import DataError, RunError
 from thinktune.evaluation.tasks import Problem
-from thinktune.model.adapter_io import BaseIdentity, read_adapter
+from thinktune.model.adapter_io import BaseIdentity, read_adapter, read_adapter_config
 from thinktune.model.checkpoint_io import (
     BaseDtype,
     find_checkpoint,
@@ -111,8 +111,18 @@ def load_run_model(path: str | Path, watcher: Watcher | None = None) -> tuple[Mo
     if not run.adapter.is_dir():
         raise RunError(f"{run.path}: no adapter yet; finish it with `thinktune train --resume`")
     model = load_config_model(config, watcher)
-    read_adapter(model.decoder, run.adapter)
+    read_adapter(model.decoder, run.adapter, watcher)
     return model, config
+
+
+def load_adapted(base_model: str, adapter: Path | None, watcher: Watcher | None = None) -> Model:
+    """A base model, and the adapter of a folder on it, held as when that was trained."""
+    if adapter is None:
+        return load_model(base_model, watcher=watcher)
+    _, identity = read_adapter_config(adapter)
+    model = load_model(base_model, base_dtype=identity.base_dtype, watcher=watcher)
+    read_adapter(model.decoder, adapter, watcher)
+    return model
 
 
 def load_config_model(config: RunConfig, watcher: Watcher | None = None) -> Model:

@@ -147,6 +147,7 @@ def _facts(model: Model, data: Data) -> dict[str, Any]:
     decoder = model.decoder
     return {
         "base": asdict(model.base),
+        "base_dtype": decoder.held_as,
         "dtype": str(decoder.dtype).removeprefix("torch."),
         "device": str(decoder.device),
         "num_threads": torch.get_num_threads(),

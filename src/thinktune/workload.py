@@ -24,6 +24,20 @@ _LLAMA = {
     "tie_word_embeddings": False,
     "torch_dtype": "bfloat16",
 }
+_LLAMA_3_1 = _LLAMA | {
+    "vocab_size": 128256,
+    "max_position_embeddings": 131072,
+    "rope_theta": 500000.0,
+    "rope_scaling": {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    },
+    "bos_token_id": 128000,
+    "eos_token_id": 128001,
+}
 _QWEN2 = {
     "architectures": ["Qwen2ForCausalLM"],
     "model_type": "qwen2",
@@ -38,25 +52,21 @@ _QWEN2 = {
     "torch_dtype": "bfloat16",
 }
 SHAPES: dict[str, dict[str, Any]] = {
-    "llama-3.1-8b": _LLAMA
+    "llama-3.1-8b": _LLAMA_3_1
     | {
-        "vocab_size": 128256,
         "hidden_size": 4096,
         "intermediate_size": 14336,
         "num_hidden_layers": 32,
         "num_attention_heads": 32,
         "num_key_value_heads": 8,
-        "max_position_embeddings": 131072,
-        "rope_theta": 500000.0,
-        "rope_scaling": {
-            "rope_type": "llama3",
-            "factor": 8.0,
-            "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 8192,
-        },
-        "bos_token_id": 128000,
-        "eos_token_id": 128001,
+    },
+    "llama-3.1-70b": _LLAMA_3_1
+    | {
+        "hidden_size": 8192,
+        "intermediate_size": 28672,
+        "num_hidden_layers": 80,
+        "num_attention_heads": 64,
+        "num_key_value_heads": 8,
     },
     "qwen2.5-7b": _QWEN2
     | {
@@ -65,6 +75,28 @@ SHAPES: dict[str, dict[str, Any]] = {
         "intermediate_size": 18944,
         "num_attention_heads": 28,
         "num_key_value_heads": 4,
+        "tie_word_embeddings": False,
+    },
+    "qwen2.5-14b": _QWEN2
+    | {
+        "vocab_size": 152064,
+        "hidden_size": 5120,
+        "intermediate_size": 13824,
+        "num_hidden_layers": 48,
+        "num_attention_heads": 40,
+        "num_key_value_heads": 8,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": False,
+    },
+    "qwen2.5-32b": _QWEN2
+    | {
+        "vocab_size": 152064,
+        "hidden_size": 5120,
+        "intermediate_size": 27648,
+        "num_hidden_layers": 64,
+        "num_attention_heads": 40,
+        "num_key_value_heads": 8,
+        "rms_norm_eps": 1e-5,
         "tie_word_embeddings": False,
     },
     "qwen3-8b": {

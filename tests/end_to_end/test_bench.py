@@ -1,12 +1,10 @@
-"""`thinktune bench step` and `thinktune estimate`, as a user types them."""
+"""`thinktune bench step`, as a user types it."""
 
 import json
-from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from tests.small_runs import write_recipe
 from thinktune.cli import app
 from thinktune.errors import ConfigError
 
@@ -44,12 +42,3 @@ def test_bench_step_refuses_what_it_does_not_know(options, told):
     done = RUN.invoke(app, ["bench", "step", *options])
     assert isinstance(done.exception, ConfigError)
     assert told in str(done.exception)
-
-
-def test_estimate_plans_a_recipe_without_its_weights(tmp_path: Path):
-    recipe = write_recipe(tmp_path, base_dtype="bfloat16")
-    done = RUN.invoke(app, ["estimate", str(recipe), "--memory", "0.5"], env={"COLUMNS": "200"})
-    assert done.exit_code == 0, done.output
-    assert "2 x all" in done.output
-    small = RUN.invoke(app, ["estimate", str(recipe), "--memory", "0.0001"], env={"COLUMNS": "200"})
-    assert "a step needs" in " ".join(small.output.split())

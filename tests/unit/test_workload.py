@@ -34,7 +34,15 @@ def test_a_shape_is_read_alike_by_transformers_and_by_us(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "billions"),
-    [("llama-3.1-8b", 8.03), ("qwen2.5-7b", 7.62), ("qwen3-8b", 8.19), ("qwen2.5-1.5b", 1.54)],
+    [
+        ("llama-3.1-8b", 8.03),
+        ("llama-3.1-70b", 70.55),
+        ("qwen2.5-7b", 7.62),
+        ("qwen2.5-14b", 14.77),
+        ("qwen2.5-32b", 32.76),
+        ("qwen3-8b", 8.19),
+        ("qwen2.5-1.5b", 1.54),
+    ],
 )
 def test_a_shape_has_as_many_weights_as_its_name_says(name: str, billions: float) -> None:
     shape = shape_from_config(SHAPES[name])

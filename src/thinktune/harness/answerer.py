@@ -13,8 +13,7 @@ from thinktune.data.template import CLOSE, OPEN
 from thinktune.errors import ConfigError, DataError
 from thinktune.generation.completion import Completion, GenerationConfig
 from thinktune.generation.engine import generate
-from thinktune.loading import Model, load_config_model, load_model, load_run_model
-from thinktune.model.adapter_io import read_adapter
+from thinktune.loading import Model, load_adapted, load_config_model, load_run_model
 from thinktune.run_folder import open_run
 from thinktune.settings import Settings
 
@@ -164,10 +163,8 @@ def open_answerer(config: HarnessConfig) -> Answerer:
         return Answerer(load_run_model(config.model)[0], config)
     if config.side is Side.BEFORE:
         raise ConfigError(f"side=before goes with a run folder, and {config.model} is none")
-    model = load_model(config.model)
-    if config.adapter is not None:
-        read_adapter(model.decoder, Path(config.adapter).expanduser())
-    return Answerer(model, config)
+    adapter = None if config.adapter is None else Path(config.adapter).expanduser()
+    return Answerer(load_adapted(config.model, adapter), config)
 
 
 def _opens(context: str) -> bool:

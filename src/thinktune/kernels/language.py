@@ -1,6 +1,8 @@
 """Triton, where it is installed; without it the modules of this folder import and do nothing."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -26,6 +28,28 @@ def runs_fused(x: Tensor) -> bool:
     """Whether Triton kernels take ``x``: on a CUDA device, in 16 or 32 bits."""
     placed = x.is_cuda or INTERPRETED
     return triton is not None and placed and x.dtype in _TYPES
+
+
+# No ContextVar, which a backward pass, in a thread of its own, would not see.
+_EMULATED: tuple[int, int] | None = None
+
+
+def capability(device: torch.device) -> tuple[int, int]:
+    """What the device can do, as (major, minor) of its architecture; (0, 0) off CUDA."""
+    if device.type != "cuda":
+        return 0, 0
+    return _EMULATED or torch.cuda.get_device_capability(device)
+
+
+@contextmanager
+def as_capability(emulated: tuple[int, int]) -> Iterator[None]:
+    """Choose every kernel as on an older card; its speed and its memory are not emulated."""
+    global _EMULATED
+    before, _EMULATED = _EMULATED, emulated
+    try:
+        yield
+    finally:
+        _EMULATED = before
 
 
 def power_of_two(number: int, least: int = 16) -> int:

@@ -11,9 +11,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from thinktune.errors import AdapterError, ConfigError
-from thinktune.model.checkpoint_io import fingerprint
+from thinktune.model.checkpoint_io import BaseDtype, fingerprint
 from thinktune.model.decoder import Decoder
+from thinktune.model.held_weights import Quantize
 from thinktune.model.lora import LoRAConfig, adapted_layers, detach, match_targets, place
+from thinktune.tracking import Watcher
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
@@ -25,6 +27,7 @@ _READ = {
     *("peft_version", "auto_mapping", "megatron_core", "qalora_group_size"),
 }
 """Keys that are read, and those that say nothing of the computation."""
+COST_OF_MOVING = "TODO-MEASURE"
 _PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
 """First values of A and B that leave the base as it is; PiSSA, OLoRA and others change it."""
 
@@ -38,6 +41,14 @@ class BaseIdentity:
     revision: str | None = None
     fingerprint: str | None = None
     """Of the weights themselves; None in adapters written elsewhere."""
+    held_as: str | None = None
+    """How they were held in training; None in adapters written elsewhere."""
+
+    @property
+    def base_dtype(self) -> BaseDtype:
+        """What to load them as, to have the base the adapter was trained on."""
+        quantized = self.held_as in tuple(Quantize)
+        return BaseDtype(self.held_as) if quantized else BaseDtype.AUTO
 
 
 def adapter_tensors(decoder: Decoder) -> dict[str, Tensor]:
@@ -53,7 +64,8 @@ def adapter_tensors(decoder: Decoder) -> dict[str, Tensor]:
 def write_adapter(decoder: Decoder, folder: Path, config: LoRAConfig, base: BaseIdentity) -> None:
     """Write the attached adapter to ``folder``, which must exist; PEFT and vLLM open it.
 
-    The base model's fingerprint goes into a file of our own beside PEFT's two.
+    The base model's fingerprint, and how it was held, go into a file of our own beside PEFT's
+    two: of keys it does not know in its own PEFT warns, and earlier versions refuse them.
     """
     tensors = adapter_tensors(decoder)
     if not tensors:
@@ -73,7 +85,11 @@ def write_adapter(decoder: Decoder, folder: Path, config: LoRAConfig, base: Base
         "fan_in_fan_out": False,
         "inference_mode": True,
     }
-    identity = {"base_model": base.name, "base_fingerprint": fingerprint(decoder)}
+    identity = {
+        "base_model": base.name,
+        "base_fingerprint": fingerprint(decoder),
+        "base_dtype": decoder.held_as,
+    }
     for file, content in ((CONFIG, peft_config), (PROVENANCE, identity)):
         (folder / file).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
@@ -129,6 +145,7 @@ def read_adapter_config(folder: Path) -> tuple[LoRAConfig, BaseIdentity]:
         name=str(content.get("base_model_name_or_path") or ours.get("base_model") or ""),
         revision=content.get("revision"),
         fingerprint=ours.get("base_fingerprint"),
+        held_as=ours.get("base_dtype"),
     )
     return config, base
 
@@ -144,8 +161,24 @@ def _check_base(decoder: Decoder, folder: Path, base: BaseIdentity) -> None:
         )
 
 
-def read_adapter(decoder: Decoder, folder: Path) -> LoRAConfig:
+def base_changed(decoder: Decoder, base: BaseIdentity) -> str | None:
+    """What it costs to use an adapter on a base held otherwise than in training; None: nothing."""
+    then, now = base.held_as, decoder.held_as
+    if then is None or then == now or not {then, now} & set(Quantize):
+        return None
+    return (
+        f"The adapter was trained on a base held as {then}; this one is held as {now}. "
+        f"{COST_OF_MOVING}"
+    )
+
+
+def read_adapter(decoder: Decoder, folder: Path, watcher: Watcher | None = None) -> LoRAConfig:
     """Attach the adapter in ``folder`` to a decoder that carries none.
+
+    Args:
+        decoder: the base model.
+        folder: of the adapter.
+        watcher: who is told if the base is held otherwise than in training.
 
     Returns:
         The adapter's settings.
@@ -156,6 +189,8 @@ def read_adapter(decoder: Decoder, folder: Path) -> LoRAConfig:
     """
     config, base = read_adapter_config(folder)
     _check_base(decoder, folder, base)
+    if watcher is not None and (told := base_changed(decoder, base)):
+        watcher.say(told)
     path = folder / WEIGHTS
     if not path.is_file():
         raise AdapterError(f"{folder}: no {WEIGHTS}; pickle adapters (.bin) are not opened")

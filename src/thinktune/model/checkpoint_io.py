@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from thinktune.errors import CheckpointError, ConfigError
+from thinktune.kernels.language import capability
 from thinktune.model.decoder import Decoder
 from thinktune.model.embedded import EMBEDDED_PREFIX, embedded_checkpoint
 from thinktune.model.held_weights import NF4, Quantize
@@ -112,7 +113,7 @@ class Precision(NamedTuple):
 def default_dtype(device: torch.device) -> torch.dtype:
     """bf16 where the hardware multiplies it natively; else fp16 on a GPU, float32 on a CPU."""
     if device.type == "cuda":
-        native = torch.cuda.get_device_capability(device) >= (8, 0)
+        native = capability(device) >= (8, 0)
         return torch.bfloat16 if native else torch.float16
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if native else torch.float32
@@ -139,15 +140,15 @@ def resolve_precision(
         )
     own = default_dtype(device)
     if device.type == "cuda":
-        capability = torch.cuda.get_device_capability(device)
+        here = capability(device)
         if base_dtype is BaseDtype.BFLOAT16 and own is not torch.bfloat16:
             raise ConfigError(
-                f"base_dtype=bfloat16: this GPU (compute capability {_dotted(capability)}) does "
+                f"base_dtype=bfloat16: this GPU (compute capability {_dotted(here)}) does "
                 "not multiply bfloat16; use base_dtype=auto (float16 here), or nf4"
             )
-        if base_dtype in (BaseDtype.FP8, BaseDtype.FP8_DGRAD) and capability < (8, 9):
+        if base_dtype in (BaseDtype.FP8, BaseDtype.FP8_DGRAD) and here < (8, 9):
             raise ConfigError(
-                f"base_dtype={base_dtype}: this GPU (compute capability {_dotted(capability)}) "
+                f"base_dtype={base_dtype}: this GPU (compute capability {_dotted(here)}) "
                 "has no FP8; Ada and Hopper have. Use base_dtype=auto, or nf4"
             )
     if base_dtype is BaseDtype.AUTO:
@@ -157,8 +158,8 @@ def resolve_precision(
     return Precision(getattr(torch, base_dtype.value), None)
 
 
-def _dotted(capability: tuple[int, int]) -> str:
-    return ".".join(map(str, capability))
+def _dotted(version: tuple[int, int]) -> str:
+    return ".".join(map(str, version))
 
 
 class _Loading:

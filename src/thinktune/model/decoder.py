@@ -84,6 +84,11 @@ class Decoder(nn.Module):
         return next((stack.quantize for stack in self.stacks if stack.quantize), None)
 
     @property
+    def held_as(self) -> str:
+        """How the projections are held, in a word of `BaseDtype`."""
+        return self.quantize or str(self.dtype).removeprefix("torch.")
+
+    @property
     def stream_dtype(self) -> torch.dtype:
         """Type of the residual stream: fp16 cannot hold what some models put there."""
         return torch.float32 if self.dtype is torch.float16 else self.dtype

@@ -68,14 +68,14 @@ def quantize_nf4(weight: Float[Tensor, "out in"]) -> NF4Weight:
 
     Of ``blocksize=64, compress_statistics=True, quant_type="nf4"``, for any shape. On a GPU the
     weight is read once in its own type; elsewhere a quarter of a million weights at a time are
-    widened. Beyond the result, 4 bytes a block are needed.
+    widened. Beyond the result, some 20 bytes a block are needed.
 
     Where bitsandbytes' libraries differ, in what their 0.50.2 wheel holds:
         - The CPU's divides the last, partial block by its absmax; the GPU's multiplies by the
           reciprocal, as in every block (``MUFU.RCP``, ``FMUL`` in its machine code). So here.
         - The GPU's reciprocal is approximate, to one unit in the last place. No two bfloat16
-          numbers have a quotient so near a bound that it matters; of other types, one code in
-          about ten million does. Here it is rounded correctly, so that all devices agree.
+          numbers have a quotient so near a bound that it matters, and one pair of float16 has; of
+          float32 less than one code in a million may. Here it is rounded, so that devices agree.
         - Of a block of zeros the GPU makes 0 x infinity, hence code 0 (-1), and with the nested
           error a block that is not zero; the CPU's makes code 7 (0). So here.
         - A scaled absmax halfway between two entries goes to the even one on a GPU; the CPU's
@@ -135,12 +135,12 @@ def nf4_linear(
 
     There a product is as slow as its weights are large; on a GPU, up to 16 rows cost the reading
     of half a byte a weight. W is rounded to the type of ``x``, as when it is written out; the sum
-    is in float32. Elsewhere, or with more rows or a width that is no multiple of 64, W is
-    written out first.
+    is in float32. Elsewhere, or with more rows or a width that is no multiple of 128, W
+    is written out first.
     """
     if out is None:
         out = x.new_empty(len(x), weight.shape[0])
-    if runs_fused(x) and len(x) <= FEW and weight.shape[1] % BLOCK == 0:
+    if runs_fused(x) and len(x) <= FEW and weight.shape[1] % nf4_decode.STEP == 0:
         tables = _tables(x.device)
         nf4_decode.multiply(
             x, weight.codes, weight.absmax, weight.nested_absmax, weight.offset,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional as F
 
+from thinktune.cards import MARGIN
 from thinktune.model.decoder import Decoder
 from thinktune.model.kept import Keep
 from thinktune.model.lora import LoRAConfig
@@ -15,8 +16,6 @@ from thinktune.training.memory_plan import HostLink, MemoryPlan, plan_memory
 from thinktune.training.step_memory import Workload, widths
 
 _GIB = 2**30
-_MARGIN = 0.04
-"""Share of the device left to fragments of memory and to libraries."""
 
 
 def fit(
@@ -69,7 +68,7 @@ def out_of_memory(plan: MemoryPlan | None) -> str:
 def free_bytes(device: torch.device) -> int:
     """What a run may use of a device: what is free, and what PyTorch holds already."""
     free, total = torch.cuda.mem_get_info(device)
-    return free + torch.cuda.memory_reserved(device) - int(_MARGIN * total)
+    return free + torch.cuda.memory_reserved(device) - int(MARGIN * total)
 
 
 def measure_link(work: Workload, device: torch.device) -> HostLink:
