@@ -1,4 +1,4 @@
-"""The verb ``thinktune bench step``: how fast this machine trains."""
+"""The verbs of ``thinktune bench``: how fast this machine trains, and what each base costs."""
 
 import json
 from typing import TYPE_CHECKING, Annotated
@@ -8,16 +8,19 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from thinktune.cli_quality import quality_command
+
 if TYPE_CHECKING:  # torch takes seconds; --help must not
     from thinktune.bench import StepTiming
 
-bench_app = typer.Typer(help="Measure speed on this machine.", no_args_is_help=True)
+bench_app = typer.Typer(help="Measure speed and quality here.", no_args_is_help=True)
+bench_app.command("quality")(quality_command)
 console = Console()
 
 
 @bench_app.callback()
 def _bench() -> None:
-    """Measure speed on this machine."""
+    """Measure speed and quality on this machine."""
 
 
 @bench_app.command("step")

@@ -12,10 +12,11 @@ import pytest
 from tests.interpreted_kernels import CHECKS
 
 ROOT = Path(__file__).parents[2]
-# Largest relative Frobenius error in float32, of value or gradient.
+# Largest relative Frobenius error in float32, or float16, of value or gradient.
 TOLERANCE = {
     "cross_entropy": 5e-6,  # measured 1.1e-6, of the gradient of 4099 logits
     "decoder": 1e-5,  # measured 1.7e-6
+    "float16": 1e-2,  # measured 3.1e-3
     "any other": 1e-6,  # measured 2.6e-7
 }
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from thinktune.kernels.language import jit, power_of_two, tl
+from thinktune.kernels.language import capability, jit, power_of_two, tl
 
 _CHUNK = 512
 """Tokens that one program attends to; a longer row is shared by several."""
@@ -109,7 +109,8 @@ def decode_attention(
     _attend[(rows * num_k, splits)](
         q, keys, values, starts, lengths, parts, weights, q.stride(0), places,
         width**-0.5 * _LOG2_E, num_k, splits, GROUP=num_q // num_k, WIDTH=width,
-        BLOCK_G=power_of_two(num_q // num_k), BLOCK_H=block_h, BLOCK_L=64, CHUNK=_CHUNK,
+        BLOCK_G=power_of_two(num_q // num_k), BLOCK_H=block_h,
+        BLOCK_L=32 if capability(q.device)[0] == 7 else 64, CHUNK=_CHUNK,
         num_warps=4, num_stages=3,
     )  # fmt: skip
     _join[(rows * num_q,)](

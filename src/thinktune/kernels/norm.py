@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from thinktune.kernels.language import jit, power_of_two, tl
+from thinktune.kernels.language import capability, jit, power_of_two, tl
 from thinktune.kernels.low_rank import Pair, added, rank_block
 
 
@@ -30,10 +30,10 @@ def _norm(X: tl.tensor, WEIGHT: tl.tensor, H: tl.tensor, RRMS: tl.tensor,
 
 @jit
 def _add(X: tl.tensor, BASE: tl.tensor, LEFT: tl.tensor, RIGHT: tl.tensor,
-         T: tl.tensor, left_row: tl.tensor, right_row: tl.tensor, D: tl.constexpr,
-         rank: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_D: tl.constexpr,
-         BLOCK_R: tl.constexpr):  # fmt: skip
-    """``BASE = X + BASE + LEFT @ RIGHT^T``, in tiles."""
+         OUT: tl.tensor, T: tl.tensor, left_row: tl.tensor, right_row: tl.tensor,
+         D: tl.constexpr, rank: tl.constexpr, BLOCK_T: tl.constexpr,
+         BLOCK_D: tl.constexpr, BLOCK_R: tl.constexpr):  # fmt: skip
+    """``OUT = X + BASE + LEFT @ RIGHT^T``, in tiles; ``OUT`` may be ``BASE``."""
     rows = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
     cols = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     row_mask, col_mask = rows < T, cols < D
@@ -43,21 +43,21 @@ def _add(X: tl.tensor, BASE: tl.tensor, LEFT: tl.tensor, RIGHT: tl.tensor,
     x += tl.load(BASE + at, mask=mask, other=0.0).to(tl.float32)
     x = added(x, LEFT, RIGHT, rows, row_mask, cols, col_mask, left_row, right_row, 1, rank,
               BLOCK_R)  # fmt: skip
-    tl.store(BASE + at, x.to(BASE.dtype.element_ty), mask=mask)
+    tl.store(OUT + at, x.to(OUT.dtype.element_ty), mask=mask)
 
 
 @jit
-def _add_and_norm(X: tl.tensor, BASE: tl.tensor, WEIGHT: tl.tensor, H: tl.tensor,
-                  RRMS: tl.tensor, eps: tl.tensor, D: tl.constexpr,
+def _add_and_norm(X: tl.tensor, BASE: tl.tensor, OUT: tl.tensor, WEIGHT: tl.tensor,
+                  H: tl.tensor, RRMS: tl.tensor, eps: tl.tensor, D: tl.constexpr,
                   BLOCK_D: tl.constexpr):  # fmt: skip
-    """``BASE = X + BASE``, and its norm."""
+    """``OUT = X + BASE``, which may be the same memory, and its norm."""
     row = tl.program_id(0)
     cols = tl.arange(0, BLOCK_D)
     mask, at = cols < D, row.to(tl.int64) * D + cols
     x = tl.load(X + at, mask=mask, other=0.0).to(tl.float32)
     x += tl.load(BASE + at, mask=mask, other=0.0).to(tl.float32)
-    kept = x.to(BASE.dtype.element_ty)
-    tl.store(BASE + at, kept, mask=mask)
+    kept = x.to(OUT.dtype.element_ty)
+    tl.store(OUT + at, kept, mask=mask)
     x = kept.to(tl.float32)
     rrms = tl.rsqrt(tl.sum(x * x, axis=0) / D + eps)
     tl.store(RRMS + row, rrms)
@@ -99,22 +99,23 @@ def norm(
     _norm[(len(x),)](x, weight, h, rrms, eps, HAS_RRMS=has_rrms, **_row(x.shape[1]))
 
 
-def add(x: Tensor, base: Tensor, update: Pair) -> None:
-    """``base = x + base + left @ right^T``."""
+def add(x: Tensor, base: Tensor, update: Pair, out: Tensor) -> None:
+    """``out = x + base + left @ right^T``; ``out`` may be ``base``."""
     (tokens, width), (left, right) = x.shape, update
-    block = min(256, power_of_two(width))
+    # Turing's products have no tensor cores in Triton, and its accumulators would not fit.
+    block = min(128 if capability(x.device)[0] == 7 else 256, power_of_two(width))
     _add[(-(-tokens // 32), -(-width // block))](
-        x, base, left, right, tokens, left.stride(0), right.stride(0), D=width,
+        x, base, left, right, out, tokens, left.stride(0), right.stride(0), D=width,
         rank=left.shape[1], BLOCK_T=32, BLOCK_D=block, BLOCK_R=rank_block(left.shape[1]),
         num_warps=4,
     )  # fmt: skip
 
 
 def add_and_norm(
-    x: Tensor, base: Tensor, weight: Tensor, h: Tensor, rrms: Tensor, eps: float
+    x: Tensor, base: Tensor, out: Tensor, weight: Tensor, h: Tensor, rrms: Tensor, eps: float
 ) -> None:
-    """``base = x + base``; ``h`` and ``rrms`` are filled with its norm."""
-    _add_and_norm[(len(x),)](x, base, weight, h, rrms, eps, **_row(x.shape[1]))
+    """``out = x + base``, which may be ``base``; ``h`` and ``rrms`` are filled with its norm."""
+    _add_and_norm[(len(x),)](x, base, out, weight, h, rrms, eps, **_row(x.shape[1]))
 
 
 def norm_backward(grad: Tensor, x: Tensor, weight: Tensor, rrms: Tensor, residual: Tensor) -> None:

@@ -2,10 +2,12 @@
 
 Which kernel attends is chosen by device and shape: cuDNN's ragged kernel where its wheel is
 installed, a document at a time through cuDNN where documents are long, FlashAttention-2's
-variable-length kernel, and elsewhere PyTorch's own choice for each document alone.
+variable-length kernel, PyTorch's memory-efficient one on cards before Ampere, and elsewhere
+PyTorch's own choice for each document alone.
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from enum import StrEnum
 from typing import Any
 
@@ -13,13 +15,16 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from thinktune.kernels.language import capability
+from thinktune.ops import cuda_attention as cuda
 from thinktune.ops import ragged_attention as ragged
 
 _SHORT = 512
 _LONG = 4096
 """Documents of this mean length are faster through cuDNN one by one than FlashAttention-2."""
-_aten = torch.ops.aten
+_AMPERE = (8, 0)
 
 
 class Kernel(StrEnum):
@@ -29,6 +34,8 @@ class Kernel(StrEnum):
     """All documents in one call of cuDNN (wheel nvidia-cudnn-frontend)."""
     SINGLE = "cudnn, one document at a time"
     FLASH = "flash attention 2, variable length"
+    EFFICIENT = "memory-efficient"
+    """Before Ampere, and for heads wider than 128; a key is repeated for each head of its group."""
     TRACED = "pytorch, one document at a time"
     """Anywhere, in any type; its backward is PyTorch's."""
 
@@ -57,15 +64,15 @@ class PackedAttention:
         half = q_TNH.dtype in (torch.bfloat16, torch.float16)
         if not q_TNH.is_cuda or not half or self.prefix_length or q_TNH.shape[2] % 8:
             return Kernel.TRACED
-        capability = torch.cuda.get_device_capability(q_TNH.device)
-        if capability < (8, 0) or q_TNH.shape[2] > 128:
-            return Kernel.TRACED
+        card = capability(q_TNH.device)
+        if card < _AMPERE or q_TNH.shape[2] > 128:
+            return Kernel.EFFICIENT
         if torch.are_deterministic_algorithms_enabled():
             return Kernel.FLASH
         if ragged.is_available(q_TNH.device, q_TNH.dtype, q_TNH.shape[2]):
             return Kernel.RAGGED
         mean = sum(self.lengths) / len(self.lengths)
-        return Kernel.SINGLE if capability >= (9, 0) and mean >= _LONG else Kernel.FLASH
+        return Kernel.SINGLE if card >= (9, 0) and mean >= _LONG else Kernel.FLASH
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, None]:
         """Attend where no backward will follow; every layer alike."""
@@ -83,10 +90,11 @@ class PackedAttention:
         if kernel is Kernel.RAGGED:
             return ragged.ragged_attention(q, k, v, self._ragged(q.device))
         if kernel is Kernel.SINGLE:
-            return _single(q, k, v, self.lengths)
+            return cuda.single(q, k, v, self.lengths)
         if kernel is Kernel.FLASH:
-            ends, longest = self._flash_places(q.device)
-            return _flash(q, k, v, ends, longest)
+            return cuda.flash(q, k, v, self._documents(q.device))
+        if kernel is Kernel.EFFICIENT:
+            return cuda.efficient(q, k, v, self._documents(q.device))
         q, k, v = (x.detach().requires_grad_() for x in (q, k, v))
         with torch.enable_grad():
             out = packed_attention(q, k, v, self.lengths, self.prefix_length)
@@ -114,10 +122,11 @@ class PackedAttention:
             documents = self._ragged(grad.device)
             return ragged.ragged_attention_backward(grad, *qkv, out, saved, documents, grad_q)
         if kernel is Kernel.SINGLE:
-            return _single_backward(grad, qkv, out, saved, self.lengths)
+            return cuda.single_backward(grad, qkv, out, saved, self.lengths)
         if kernel is Kernel.FLASH:
-            ends, longest = self._flash_places(grad.device)
-            return _flash_backward(grad, qkv, out, saved, ends, longest)
+            return cuda.flash_backward(grad, qkv, out, saved, self._documents(grad.device))
+        if kernel is Kernel.EFFICIENT:
+            return cuda.efficient_backward(grad, qkv, out, saved, self._documents(grad.device))
         graph, leaves = saved
         return torch.autograd.grad(graph, leaves, grad)
 
@@ -126,64 +135,10 @@ class PackedAttention:
             self._places = ragged.ragged_documents(self.lengths, device)
         return self._places
 
-    def _flash_places(self, device: torch.device) -> tuple[Tensor, int]:
+    def _documents(self, device: torch.device) -> cuda.Documents:
         if self._places is None:
-            ends = torch.tensor((0, *self.lengths), dtype=torch.int32).cumsum(0, dtype=torch.int32)
-            self._places = ends.pin_memory().to(device, non_blocking=True)
-        return self._places, max(self.lengths)
-
-
-def _flash(q: Tensor, k: Tensor, v: Tensor, ends: Tensor, longest: int) -> tuple[Tensor, Any]:
-    out, lse, rng_state, unused, _ = _aten._flash_attention_forward(
-        q, k, v, ends, ends, longest, longest, 0.0, True, False
-    )
-    return out, (lse, rng_state, unused)
-
-
-def _flash_backward(
-    grad: Tensor,
-    qkv: tuple[Tensor, Tensor, Tensor],
-    out: Tensor,
-    saved: Any,
-    ends: Tensor,
-    longest: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    lse, rng_state, unused = saved
-    return _aten._flash_attention_backward(
-        grad, *qkv, out, lse, ends, ends, longest, longest, 0.0, True, rng_state, unused
-    )
-
-
-def _as_batch(x_LNH: Tensor) -> Tensor:
-    return x_LNH.transpose(0, 1)[None]
-
-
-def _single(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -> tuple[Tensor, Any]:
-    out_TNH, saved = torch.empty_like(q, memory_format=torch.contiguous_format), []
-    for *part, to in zip(*(x.split(list(lengths)) for x in (q, k, v, out_TNH)), strict=True):
-        result = _aten._scaled_dot_product_cudnn_attention(
-            *map(_as_batch, part), None, True, 0.0, True, False
-        )
-        to.copy_(result[0][0].transpose(0, 1))
-        saved.append(result[1:8])
-    return out_TNH, saved
-
-
-def _single_backward(
-    grad: Tensor,
-    qkv: tuple[Tensor, Tensor, Tensor],
-    out: Tensor,
-    saved: Any,
-    lengths: Sequence[int],
-) -> list[Tensor]:
-    grads = []
-    pieces = zip(*(x.split(list(lengths)) for x in (grad, *qkv, out)), saved, strict=True)
-    for *part, (lse, ends_q, ends_k, max_q, max_k, seed, offset) in pieces:
-        results = _aten._scaled_dot_product_cudnn_attention_backward(
-            *map(_as_batch, part), lse, seed, offset, None, ends_q, ends_k, max_q, max_k, 0.0, True
-        )
-        grads.append([x[0].transpose(0, 1) for x in results])
-    return [torch.cat(parts) for parts in zip(*grads, strict=True)]
+            self._places = cuda.documents(self.lengths, device)
+        return self._places
 
 
 def packed_attention(
@@ -220,8 +175,13 @@ def packed_attention(
 
 def _causal(q_LNH: Tensor, k_SKH: Tensor, v_SKH: Tensor) -> Tensor:
     """The last L of S tokens see themselves and all that stands before them."""
-    short = q_LNH.device.type == "cpu" and len(k_SKH) <= _SHORT
+    short = q_LNH.device.type == "cpu" and len(k_SKH) <= _SHORT and _may_write_scores(q_LNH)
     return (_written_out if short else _fused)(q_LNH, k_SKH, v_SKH)
+
+
+def _may_write_scores(q: Tensor) -> bool:
+    """Whether scores fit their type; in fp16 they stay inside a kernel, in float32."""
+    return q.dtype != torch.float16
 
 
 def _written_out(q_LNH: Tensor, k_SKH: Tensor, v_SKH: Tensor) -> Tensor:
@@ -257,10 +217,18 @@ def _fused(q_LNH: Tensor, k_SKH: Tensor, v_SKH: Tensor) -> Tensor:
     if seen > length:
         mask_LS = torch.ones(length, seen, dtype=torch.bool, device=q_LNH.device)
         mask_LS = mask_LS.tril(seen - length)
-    out = F.scaled_dot_product_attention(
-        q_1NLH, k_1NSH, v_1NSH, attn_mask=mask_LS, is_causal=mask_LS is None
-    )
+    with _chooser(q_LNH.device):
+        out = F.scaled_dot_product_attention(
+            q_1NLH, k_1NSH, v_1NSH, attn_mask=mask_LS, is_causal=mask_LS is None
+        )
     return out[0].transpose(0, 1)
+
+
+def _chooser(device: torch.device) -> Any:
+    """Keeps PyTorch from a kernel that a card before Ampere, or one that plays it, lacks."""
+    if device.type != "cuda" or capability(device) >= _AMPERE:
+        return nullcontext()
+    return sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
 
 
 def cached_attention(
@@ -282,13 +250,14 @@ def cached_attention(
     # The heads of a group stand as queries of one key head: nothing cached is repeated.
     q_BKGH = q_BNH.view(rows, kv_heads, heads // kv_heads, width)
     # On a CPU two batched products take a third of the fused kernel's time.
-    if q_BNH.device.type == "cpu":
+    if q_BNH.device.type == "cpu" and _may_write_scores(q_BNH):
         hidden_BL = torch.zeros(seen_BL.shape, dtype=q_BNH.dtype).masked_fill_(~seen_BL, -torch.inf)
         q, k, v = (x.flatten(0, 1) for x in (q_BKGH, k_BKHL, v_BKLH))
         bias = hidden_BL[:, None, None].expand(rows, kv_heads, q_BKGH.shape[2], places)
         scores = torch.baddbmm(bias.flatten(0, 1), q, k, alpha=width**-0.5)
         return torch.bmm(scores.softmax(-1), v).view(rows, heads, width)
-    out_BKGH = F.scaled_dot_product_attention(
-        q_BKGH, k_BKHL.transpose(2, 3), v_BKLH, attn_mask=seen_BL[:, None, None]
-    )
+    with _chooser(q_BNH.device):
+        out_BKGH = F.scaled_dot_product_attention(
+            q_BKGH, k_BKHL.transpose(2, 3), v_BKLH, attn_mask=seen_BL[:, None, None]
+        )
     return out_BKGH.reshape(rows, heads, width)

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from thinktune.errors import ConfigError
-from thinktune.kernels.language import power_of_two
+from thinktune.kernels.language import capability, power_of_two
 
 _LEAST_WHEEL, _LEAST_CUDNN = (1, 18), 91900
 """As measured. Before 9.18 the backward pass on Hopper read workspace that nothing had written
@@ -69,7 +69,7 @@ def is_available(device: torch.device, dtype: torch.dtype, head_dim: int) -> boo
         return False
     if head_dim % 16 or head_dim > 128:
         return False
-    return torch.cuda.get_device_capability(device)[0] in _CAPABILITIES and _cudnn() is not None
+    return capability(device)[0] in _CAPABILITIES and _cudnn() is not None
 
 
 @cache

@@ -1,4 +1,8 @@
-"""Root-mean-square normalisation, and the residual additions that stand before it."""
+"""Root-mean-square normalisation, and the residual additions that stand before it.
+
+Normalised rows have the weight's type. That of the residual stream may be wider: where products
+are made in fp16, whose largest number is 65504, the stream is in float32 (`Decoder.stream_dtype`).
+"""
 
 from typing import Any
 
@@ -21,13 +25,13 @@ def rms_norm_forward(
         The normalised rows, and one over each row's root mean square, in float32 at least.
     """
     if runs_fused(x_TD):
-        h_TD, rrms_T = torch.empty_like(x_TD), _statistic(x_TD)
+        h_TD, rrms_T = torch.empty_like(x_TD, dtype=weight.dtype), _statistic(x_TD)
         kernel.norm(x_TD, weight, h_TD, rrms_T, eps)
         return h_TD, rrms_T
     wide = x_TD.to(torch.promote_types(x_TD.dtype, torch.float32))
     rrms = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
     rrms = rrms.square_().div_(x_TD.shape[-1]).add_(eps).rsqrt_()
-    return (wide * rrms).to(x_TD.dtype).mul_(weight), rrms.squeeze(1)
+    return (wide * rrms).to(weight.dtype).mul_(weight), rrms.squeeze(1)
 
 
 def rms_norm_again(
@@ -35,10 +39,10 @@ def rms_norm_again(
 ) -> Float[Tensor, "T D"]:
     """The normalised rows once more, bit for bit, from what the forward pass measured."""
     if runs_fused(x_TD):
-        h_TD = torch.empty_like(x_TD)
+        h_TD = torch.empty_like(x_TD, dtype=weight.dtype)
         kernel.norm(x_TD, weight, h_TD, rrms_T, 0.0, has_rrms=True)
         return h_TD
-    return (x_TD.to(rrms_T.dtype) * rrms_T[:, None]).to(x_TD.dtype).mul_(weight)
+    return (x_TD.to(rrms_T.dtype) * rrms_T[:, None]).to(weight.dtype).mul_(weight)
 
 
 def add_rms_norm(
@@ -48,7 +52,7 @@ def add_rms_norm(
     weight: Float[Tensor, " D"],
     eps: float,
 ) -> tuple[Float[Tensor, "T D"], Float[Tensor, "T D"], Float[Tensor, " T"]]:
-    """``out = x + base + update`` and its norm; ``base`` is overwritten.
+    """``out = x + base + update``, as `residual_add` makes it, and its norm.
 
     Returns:
         ``out``, its normalised rows, and one over each row's root mean square.
@@ -58,9 +62,10 @@ def add_rms_norm(
         # have to read them again for the norm, and was as fast.
         if update is not None:
             add_in_place(base_TD, update)
-        h_TD, rrms_T = torch.empty_like(x_TD), _statistic(x_TD)
-        kernel.add_and_norm(x_TD, base_TD, weight, h_TD, rrms_T, eps)
-        return base_TD, h_TD, rrms_T
+        out_TD = _room_for_sum(x_TD, base_TD)
+        h_TD, rrms_T = torch.empty_like(base_TD, dtype=weight.dtype), _statistic(x_TD)
+        kernel.add_and_norm(x_TD, base_TD, out_TD, weight, h_TD, rrms_T, eps)
+        return out_TD, h_TD, rrms_T
     out_TD = residual_add(x_TD, base_TD, update)
     return out_TD, *rms_norm_forward(out_TD, weight, eps)
 
@@ -68,13 +73,18 @@ def add_rms_norm(
 def residual_add(
     x_TD: Float[Tensor, "T D"], base_TD: Float[Tensor, "T D"], update: Update | None
 ) -> Float[Tensor, "T D"]:
-    """``x + base + update``, in place of ``base``."""
+    """``x + base + update`` in the type of ``x``; in place of ``base``, if that can hold it."""
+    out_TD = _room_for_sum(x_TD, base_TD)
     if update is not None and runs_fused(x_TD):
-        kernel.add(x_TD, base_TD, (update.left, update.right))
-        return base_TD
+        kernel.add(x_TD, base_TD, (update.left, update.right), out_TD)
+        return out_TD
     if update is not None:
         add_in_place(base_TD, update)
-    return base_TD.add_(x_TD)
+    return torch.add(base_TD, x_TD, out=out_TD)
+
+
+def _room_for_sum(x_TD: Tensor, base_TD: Tensor) -> Tensor:
+    return base_TD if base_TD.dtype == x_TD.dtype else torch.empty_like(x_TD)
 
 
 def rms_norm_backward(
@@ -108,7 +118,7 @@ def rms_norm_backward(
     unit = x_TD.to(rrms.dtype) * rrms
     along = (scaled * unit).mean(-1, keepdim=True)
     grad_x = scaled.addcmul_(unit, along, value=-1).mul_(rrms).to(x_TD.dtype)
-    return residual_TD.add_(grad_x), unit.to(x_TD.dtype).mul_(weight)
+    return residual_TD.add_(grad_x), unit.to(weight.dtype).mul_(weight)
 
 
 def _statistic(x_TD: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from thinktune.errors import AdapterError, RunError
 from thinktune.model.adapter_io import WEIGHTS, BaseIdentity, load_tensors, write_adapter
 from thinktune.model.decoder import Decoder
 from thinktune.model.lora import LoRAConfig, adapter_parameters
+from thinktune.training.optimizer import AdapterOptimizer
 
 _OPTIMIZER = "optimizer.safetensors"
 _STATE = "state.json"
@@ -42,7 +43,7 @@ class CheckpointFolder:
         )
         return sorted(found)
 
-    def write(self, decoder: Decoder, optimizer: torch.optim.Optimizer, steps_done: int) -> Path:
+    def write(self, decoder: Decoder, optimizer: AdapterOptimizer, steps_done: int) -> Path:
         """Write aside, flush, rename; then remove the oldest beyond ``keep``, and fragments."""
         folder = self.folder / f"step-{steps_done:06d}"
         with folder_aside(folder) as aside:
@@ -75,8 +76,11 @@ class CheckpointFolder:
         load_tensors(decoder, tensors, self.lora, where=str(folder))
         return steps_done
 
-    def read_optimizer(self, decoder: Decoder, optimizer: torch.optim.Optimizer) -> None:
-        """Put the newest checkpoint's running means back into the optimizer."""
+    def read_optimizer(self, decoder: Decoder, optimizer: AdapterOptimizer) -> None:
+        """Put the newest checkpoint's running means, and loss scale, back into the optimizer.
+
+        A run that goes on in float16, but was not in float16 before, starts with a new scale.
+        """
         folder = self.all()[-1][1]
         try:
             _restore(decoder, optimizer, load_file(folder / _OPTIMIZER))
@@ -90,7 +94,7 @@ class CheckpointFolder:
 _MEANS = ("exp_avg", "exp_avg_sq")
 
 
-def _by_name(decoder: Decoder, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _by_name(decoder: Decoder, optimizer: AdapterOptimizer) -> dict[str, Tensor]:
     """The optimizer's running means, cut up by matrix, so that the layout of memory can change."""
     assert decoder.adapter is not None
     state = optimizer.state[decoder.adapter.weights]
@@ -99,12 +103,12 @@ def _by_name(decoder: Decoder, optimizer: torch.optim.Optimizer) -> dict[str, Te
         for name, parameter in adapter_parameters(decoder).items()
         for part in _MEANS
     }
-    return {name: tensor.clone() for name, tensor in tensors.items()} | {"step": state["step"]}
+    tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+    scale = optimizer.loss_scale
+    return tensors | {"step": state["step"]} | ({} if scale is None else scale.state)
 
 
-def _restore(
-    decoder: Decoder, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
-) -> None:
+def _restore(decoder: Decoder, optimizer: AdapterOptimizer, tensors: dict[str, Tensor]) -> None:
     assert decoder.adapter is not None
     weights = decoder.adapter.weights
     state = {part: torch.empty_like(weights.detach()) for part in _MEANS}
@@ -112,3 +116,6 @@ def _restore(
         for part, whole in state.items():
             decoder.adapter.part(whole, parameter).copy_(tensors[f"{name}.{part}"])
     optimizer.state[weights] = {"step": tensors["step"].to(weights.device), **state}
+    if optimizer.loss_scale is not None:
+        for name, value in optimizer.loss_scale.state.items():
+            value.copy_(tensors.get(name, value))

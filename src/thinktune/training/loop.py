@@ -69,9 +69,8 @@ def train(
         raise TrainingError(out_of_memory(plan)) from error
     except KeyboardInterrupt:
         _tell(progress.finish(), progress, tracker, watcher)
-        written = _write_if_whole(decoder, progress, checkpoints, written)
-        at = progress.recorded + 1
-        watcher.say(f"Interrupted in step {at}; --resume goes on after step {written}.")
+        to = _write_if_whole(decoder, progress, checkpoints, written)
+        watcher.say(f"Interrupted in step {progress.recorded + 1}; --resume goes on after {to}.")
         raise
     finally:
         decoder.eval()
@@ -115,8 +114,7 @@ def _write_if_whole(
     An update without its record is not kept: a resumed run makes both again.
     """
     optimizer, recorded = progress.optimizer, progress.recorded
-    num_updates = max((int(state["step"]) for state in optimizer.state.values()), default=0)
-    if recorded > written and num_updates == recorded:
+    if recorded > written and optimizer.num_steps() == recorded:
         checkpoints.write(decoder, optimizer, recorded)
         return recorded
     return written

@@ -8,6 +8,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 from torch import Tensor, nn
 
 from thinktune.settings import Settings
+from thinktune.training.loss_scale import LossScale
 
 
 class Schedule(StrEnum):
@@ -43,11 +44,20 @@ class AdapterOptimizer(torch.optim.AdamW):
     """AdamW over one vector of float32 weights, in one fused call.
 
     It remembers on the device, unseen by the host, whether any step so far was not finite; from
-    then on it updates nothing.
+    then on it updates nothing. Only with a loss scale is a gradient that is not finite, of a loss
+    that is, no reason to stop: that step alone changes nothing, and does not count.
     """
 
-    def __init__(self, weights: nn.Parameter, config: OptimizerConfig) -> None:
-        """Start with running means of zero."""
+    def __init__(
+        self, weights: nn.Parameter, config: OptimizerConfig, dtype: torch.dtype = torch.float32
+    ) -> None:
+        """Start with running means of zero.
+
+        Args:
+            weights: what is trained.
+            config: AdamW.
+            dtype: in which products are made (`Decoder.dtype`); float16 brings a `loss_scale`.
+        """
         super().__init__(
             [weights],
             lr=config.learning_rate,
@@ -58,17 +68,36 @@ class AdapterOptimizer(torch.optim.AdamW):
         )
         # The fused kernel reads this attribute and leaves everything as it is if it is 1.
         self.found_inf = torch.zeros((), dtype=torch.float32, device=weights.device)
+        self._stopped = self.found_inf
+        self.loss_scale: LossScale | None = None
+        """What the loss is to be multiplied by before the backward pass; None: nothing."""
+        if dtype == torch.float16:
+            self._stopped = torch.zeros_like(self.found_inf)
+            self.loss_scale = LossScale(weights.device)
 
     def step(self, closure: None = None) -> None:
         """Update the weights."""
         super().step(closure)
         # The fused call does not count as a change of its tensors; the working copy watches that.
         torch.autograd.graph.increment_version(self.param_groups[0]["params"])
+        if self.loss_scale is not None:
+            self.loss_scale.update(self.found_inf)
 
     def look(self, numbers: Tensor) -> None:
-        """Take the numbers of one more step into account."""
-        bad = (~numbers.isfinite()).any().float()
-        torch.maximum(self.found_inf, bad, out=self.found_inf)
+        """Take the numbers of one more step into account; the last is the gradient's norm."""
+        fatal = numbers if self.loss_scale is None else numbers[:-1]
+        torch.maximum(self._stopped, _not_finite(fatal), out=self._stopped)
+        if self.loss_scale is not None:
+            torch.maximum(self._stopped, _not_finite(numbers), out=self.found_inf)
+
+    def num_steps(self) -> int:
+        """Steps taken, those that were skipped too; waits for the device."""
+        taken = max((int(state["step"]) for state in self.state.values()), default=0)
+        return taken + (0 if self.loss_scale is None else int(self.loss_scale.skipped))
+
+
+def _not_finite(numbers: Tensor) -> Tensor:
+    return (~numbers.isfinite()).any().float()
 
 
 def learning_rate(step: int, num_steps: int, config: OptimizerConfig) -> float:

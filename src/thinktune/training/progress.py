@@ -1,5 +1,6 @@
 """A run under way: steps are launched, their numbers read when they are there."""
 
+import math
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -76,7 +77,7 @@ class Progress:
         self.optimizer_config = optimizer_config
         if decoder.adapter is None:
             raise TrainingError("no adapter is attached: there is nothing to train")
-        self.optimizer = AdapterOptimizer(decoder.adapter.weights, optimizer_config)
+        self.optimizer = AdapterOptimizer(decoder.adapter.weights, optimizer_config, decoder.dtype)
         self.launched: deque[tuple[int, float, LaunchedStep]] = deque()
         self.last_read = 0.0
         self.recorded = 0
@@ -173,7 +174,9 @@ def _step_record(metrics: StepMetrics, seconds: float, rate: float, epoch: float
         "train/loss": losses.loss,
         "train/loss_reasoning": losses.loss_reasoning,
         "train/loss_answer": losses.loss_answer,
-        "train/grad_norm": metrics.grad_norm,
+        "train/grad_norm": metrics.grad_norm if math.isfinite(metrics.grad_norm) else None,
+        "train/loss_scale": metrics.loss_scale,
+        "train/skipped_steps": metrics.skipped_steps,
         "train/learning_rate": rate,
         "train/epoch": epoch,
         "train/num_tokens": metrics.num_tokens,

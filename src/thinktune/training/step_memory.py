@@ -158,6 +158,7 @@ def working_bytes(work: Workload, least: Keep) -> int:
     turned = 2 * (q + 2 * kv) + 2 * kv + (q + kv if shape.qk_norm else 0)
     if work.dtype is torch.float16:
         turned += 4 * q  # keys, values and their gradients, repeated for each query head
+        turned += 2 * q  # and the kernel's sums of the query's gradient, in float32
     attention = (again + stream * D + narrow + size * (q + turned)) * T
     chunk = min(T, chunk_of(shape.vocab_size, work.dtype, torch.device("cuda")))
     head = (2 * size + 2 * stream) * D * T + size * shape.vocab_size * chunk
