@@ -25,18 +25,19 @@ def random_decoder(shape: str, precision: Precision, device: torch.device) -> De
     with torch.device("meta"):
         decoder = Decoder(shape_from_config(SHAPES[shape])).to(dtype)
     torch.manual_seed(0)
-    stacks = {id(member): stack for stack in decoder.stacks for member in stack.members}
+    kinds = decoder.kinds(quantize) if quantize else [None] * len(list(decoder.stacks))
+    homes = zip(decoder.stacks, kinds, strict=True)
+    stacks = {id(stack.members[-1]): (stack, kind) for stack, kind in homes}
     for module in decoder.modules():
         for name, weight in module.named_parameters(recurse=False):
             filled = torch.empty_like(weight, device=device)
             filled.fill_(1.0) if isinstance(module, RMSNorm) else filled.normal_(0, 0.02)
             setattr(module, name, nn.Parameter(filled, requires_grad=False))
-        stack = stacks.get(id(module))
-        if stack is not None and module is stack.members[-1]:
-            if quantize is None:
-                stack.join()
-            else:
-                stack.hold(quantize, dtype, decoder.buffer)
+        stack, kind = stacks.get(id(module), (None, None))
+        if stack is not None and kind is None:
+            stack.join()
+        elif stack is not None and kind is not None:
+            stack.hold(kind, dtype, decoder.buffer)
     if decoder.shape.tie_word_embeddings:
         decoder.lm_head.weight = decoder.model.embed_tokens.weight
     return decoder.eval()

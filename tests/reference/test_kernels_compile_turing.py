@@ -30,3 +30,4 @@ def test_a_kernel_compiles_for_turing(
     monkeypatch.setitem(compiled.KERNELS, name, (kernel, num_warps, constants))
     monkeypatch.setattr(compiled, "_type", in_float16)
     compiled.test_a_kernel_compiles_and_spills_nothing(name, 75, tmp_path)
+    assert list(tmp_path.iterdir()), "nothing was compiled"

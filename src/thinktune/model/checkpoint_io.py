@@ -178,6 +178,7 @@ class _Loading:
         self._decoder, self._dtype, self._device = decoder, dtype, device
         self._quantize = quantize
         self._stacks = list(decoder.stacks)
+        self._kinds = decoder.kinds(quantize) if quantize else []
         self._homes = {
             id(member): number
             for number, stack in enumerate(self._stacks)
@@ -223,7 +224,7 @@ class _Loading:
         if as_it_is:
             stack.join()
         elif all(isinstance(part, Tensor) for part in parts):
-            stack.hold(self._quantize, self._dtype, self._decoder.buffer)
+            stack.hold(self._kinds[number], self._dtype, self._decoder.buffer)
         else:
             held = NF4(parts, self._dtype, self._decoder.buffer)
             stack.take(held, self._quantize, self._dtype, self._device)

@@ -83,6 +83,16 @@ class Decoder(nn.Module):
         """How the projections are held; None as they are."""
         return next((stack.quantize for stack in self.stacks if stack.quantize), None)
 
+    def kinds(self, quantize: Quantize) -> list[Quantize]:
+        """How each stack is to be held, in order.
+
+        In FP8 the last layer's forward products stay as they are: most of what rounding does to
+        the predictions comes from there (docs/log.md), and it is one layer's time.
+        """
+        each = len(self._layers[0].stacks)
+        last = Quantize.FP8_DGRAD if quantize is Quantize.FP8 else quantize
+        return [quantize] * each * (len(self._layers) - 1) + [last] * each
+
     @property
     def held_as(self) -> str:
         """How the projections are held, in a word of `BaseDtype`."""

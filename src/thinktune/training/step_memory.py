@@ -74,9 +74,10 @@ def base_bytes(work: Workload) -> int:
         each = 2 * projections + 4 * outputs
     elif work.quantize is Quantize.FP8_DGRAD:
         each += projections + 4 * outputs
+    last = projections * (size - 1) if work.quantize is Quantize.FP8 else 0  # forward as it is
     norms = size * (2 * shape.num_hidden_layers + 1) * shape.hidden_size
     heads = 1 if shape.tie_word_embeddings else 2
-    return shape.num_hidden_layers * each + buffer + norms + heads * embedding_bytes(work)
+    return shape.num_hidden_layers * each + last + buffer + norms + heads * embedding_bytes(work)
 
 
 def _largest_product(work: Workload) -> int:
