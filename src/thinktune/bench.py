@@ -243,6 +243,7 @@ def emulated(card: str | None, memory_gib: float | None, device: torch.device) -
     other = find_card(card)
     if device.type != "cuda":
         raise ConfigError("--as: only a GPU emulates another")
+    device = torch.device("cuda", torch.cuda.current_device())
     most = int(memory_gib * 2**30) if memory_gib else other.usable_bytes
     total = torch.cuda.get_device_properties(device).total_memory
     torch.cuda.set_per_process_memory_fraction(min(1.0, most / total), device)

@@ -15,8 +15,8 @@ from thinktune.model.kept import Keep
 from thinktune.model.shape import DecoderShape
 from thinktune.roofline import host_link, row_seconds, update_seconds
 from thinktune.training.fitting import free_bytes
-from thinktune.training.memory_plan import MemoryPlan, plan_memory
-from thinktune.training.step_memory import Workload, embedding_bytes
+from thinktune.training.memory_plan import MemoryPlan, least_plan, plan_memory
+from thinktune.training.step_memory import Workload
 
 _LEAST_TOKENS, _LEAST_RANK = 256, 4
 """As far down as a way out goes."""
@@ -207,7 +207,7 @@ def _nearest(run: FedRun, card: Card, budget: int) -> Change | None:
         try:
             precision = _precision(run, kind, card)
             work = _workload(run, precision, card, run.max_tokens(limit), rank)
-            if _least_bytes(work) > budget:  # sooner found than by planning
+            if least_plan(work, 0).total_bytes > budget:  # sooner found than by planning
                 continue
             plan = _plan(work, card, budget)
         except ConfigError:
@@ -261,7 +261,7 @@ def _smallest(run: FedRun) -> str | None:
         except ConfigError:
             continue
         work = _workload(run, precision, card, run.max_tokens(limit), rank)
-        if _least_bytes(work) <= card.usable_bytes:
+        if least_plan(work, 0).total_bytes <= card.usable_bytes:
             return name
     return None
 
@@ -283,10 +283,4 @@ def _by_length(run: FedRun, card: Card) -> dict[int, dict[str, Need]]:
 
 def _need(run: FedRun, precision: Precision, card: Card, tokens: int) -> Need:
     work = _workload(run, precision, card, tokens, run.config.lora.rank)
-    return Need(_least_bytes(work), plan_memory(work, 0, keep=Keep.ALL).total_bytes)
-
-
-def _least_bytes(work: Workload) -> int:
-    """Peak with all on the host that can be there."""
-    plan = plan_memory(work, 0, keep=Keep.NOTHING)
-    return plan.total_bytes - (0 if work.shape.tie_word_embeddings else embedding_bytes(work))
+    return Need(least_plan(work, 0).total_bytes, plan_memory(work, 0, keep=Keep.ALL).total_bytes)

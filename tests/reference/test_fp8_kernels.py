@@ -12,6 +12,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.tiny_models import CPU, attach_trained, hidden_of, random_documents, tiny_checkpoint
 from thinktune.kernels import fp8 as kernel
+from thinktune.model.checkpoint_io import load_decoder
+from thinktune.model.held_weights import Quantize
+from thinktune.model.kept import Keep
 from thinktune.ops import fp8
 from thinktune.ops.fp8 import (
     FP8Rows,
@@ -28,10 +33,8 @@ from thinktune.ops.fp8 import (
     quantize_rows,
     rms_norm_backward_rows,
     rms_norm_rows,
-    swiglu_rows,
 )
 from thinktune.ops.rms_norm import add_rms_norm, rms_norm_backward, rms_norm_forward
-from thinktune.ops.swiglu import swiglu_forward
 from thinktune.ops.update import Update
 
 ROOT = Path(__file__).parents[2]
@@ -53,9 +56,12 @@ def _difference(ours: Tensor, plain: Tensor) -> float:
     return float(difference / plain.double().norm().clamp_min(1e-300))
 
 
-def _codes(ours: FP8Rows, x: Tensor, columns: Tensor | None = None) -> None:
+def _codes(
+    ours: FP8Rows | None, x: Tensor, columns: Tensor | None = None, *, short: bool = False
+) -> None:
     """The very bits of the plain path; rows that are not finite may be so in another way."""
-    plain = fp8._plain_rows(x, columns)
+    assert ours is not None
+    plain = fp8._plain_rows(x, columns, short=short)
     finite = plain.scales.isfinite()
     assert torch.equal(ours.scales.isfinite(), finite)
     assert torch.equal(ours.scales[finite], plain.scales[finite])
@@ -77,8 +83,9 @@ def _rows(tokens: int, width: int, dtype: torch.dtype) -> float:
     x, apart = x.to(dtype), wide[:, 3 : width + 3]
     _codes(quantize_rows(x), x)
     _codes(quantize_rows(apart, columns), x, columns)
+    _codes(quantize_rows(apart, columns.bfloat16()), x, columns.bfloat16())
     turned = x.T.contiguous().T
-    _codes(quantize_rows(turned), x)
+    _codes(quantize_rows(turned, short=True), x, short=True)
     return 0.0
 
 
@@ -94,7 +101,7 @@ def _ties() -> float:
 
 def _norm(tokens: int, width: int, dtype: torch.dtype) -> float:
     x, weight = _randn(tokens, width).to(dtype), _randn(width, seed=1).to(dtype)
-    h, rrms, rows = rms_norm_rows(x, weight, EPS)
+    h, rrms, rows = rms_norm_rows(x, weight, EPS, wanted=True)
     plain, plain_rrms = rms_norm_forward(x, weight, EPS)
     _codes(rows, h)
     return max(_difference(h, plain), _difference(rrms, plain_rrms))
@@ -107,7 +114,7 @@ def _add_norm(tokens: int, width: int, dtype: torch.dtype, rank: int = 0) -> flo
         left, right = _randn(tokens, rank).to(dtype), _randn(width, rank, seed=4).to(dtype)
         update = Update(left, right, (0,), (width,), rank)
     truth = add_rms_norm(x, base.clone(), update, weight, EPS)
-    out, h, rrms, rows = add_rms_norm_rows(x, base, update, weight, EPS)
+    out, h, rrms, rows = add_rms_norm_rows(x, base, update, weight, EPS, wanted=True)
     assert out is base
     _codes(rows, h)
     return max(_difference(*pair) for pair in zip((out, h, rrms), truth, strict=True))
@@ -115,7 +122,7 @@ def _add_norm(tokens: int, width: int, dtype: torch.dtype, rank: int = 0) -> flo
 
 def _norm_backward(tokens: int, width: int, dtype: torch.dtype) -> float:
     grad, x, residual = (_randn(tokens, width, seed=seed).to(dtype) for seed in range(3))
-    weight, columns = _randn(width, seed=3).to(dtype), _randn(width, seed=4).abs()
+    weight, columns = _randn(width, seed=3).to(dtype), _randn(width, seed=4).abs().bfloat16()
     low_rank = _randn(tokens, 3).to(dtype), _randn(3, width).to(dtype)
     _, rrms = rms_norm_forward(x, weight, EPS)
     args = grad.clone(), low_rank, x, weight, rrms, residual.clone()
@@ -126,22 +133,25 @@ def _norm_backward(tokens: int, width: int, dtype: torch.dtype) -> float:
     return max(_difference(*pair) for pair in zip((out, h), truth, strict=True))
 
 
-def _swiglu(
-    tokens: int, width: int, rank: int, columns: tuple[int | None, int | None] = (None, None)
-) -> float:
-    """In float32: products of bf16 are wrong in Triton's interpreter."""
-    gate_up, update = _randn(tokens, 2 * width), None
-    adapted = sum(column is not None for column in columns)
-    if adapted:
-        left, right = _randn(tokens, adapted * rank, seed=1), torch.zeros(2 * width, adapted * rank)
-        for place, column in enumerate(columns):
-            if column is not None:
-                rows = slice(place * width, (place + 1) * width)
-                right[rows, column : column + rank] = _randn(width, rank, seed=2 + place)
-        update = Update(left, right, columns, (width, width), rank)
-    act, rows = swiglu_rows(gate_up, update)
-    _codes(rows, act)
-    return _difference(act, swiglu_forward(gate_up, update))
+def _decoder(kind: Quantize) -> float:
+    """All that layers do, whatever they keep; in float32, against the plain path in float64."""
+    lengths, kept = (5, 1), (Keep.ALL, Keep.NO_MLP, Keep.INPUT)
+    found: dict[torch.dtype, list[Tensor]] = {}
+    for dtype in (torch.float32, torch.float64):
+        checkpoint = tiny_checkpoint("qwen2")
+        decoder = load_decoder(checkpoint, dtype=dtype, device=CPU, quantize=kind)
+        attach_trained(decoder)
+        assert decoder.adapter is not None
+        for keep in kept if dtype == torch.float32 else (Keep.ALL,):
+            decoder.plan((keep,) * 2, sum(lengths))
+            decoder.adapter.gradient.zero_()
+            hidden = hidden_of(decoder, random_documents(lengths))
+            (hidden * torch.linspace(-1, 1, hidden.numel()).view_as(hidden)).sum().backward()
+            made = [hidden.detach(), decoder.adapter.gradient.clone()]
+            assert all(map(torch.equal, made, found.setdefault(dtype, made))), keep
+    errors = [_difference(*pair) for pair in zip(*found.values(), strict=True)]
+    assert max(errors) < 0.02, errors  # where a code flips, it moves by a step
+    return 0.0
 
 
 CHECKS: dict[str, Callable[[], float]] = {
@@ -160,13 +170,9 @@ CHECKS: dict[str, Callable[[], float]] = {
         for dtype in TYPES
     },
     "add and norm with an update": lambda: _add_norm(17, 29, torch.float32, rank=5),
-    "swiglu of one number": lambda: _swiglu(1, 1, 1, (0, 1)),
-    "swiglu without an update": lambda: _swiglu(33, 131, 0),
-    "swiglu": lambda: _swiglu(33, 131, 3, (0, 3)),
-    "swiglu over many stretches of rows": lambda: _swiglu(514, 3, 2, (0, 2)),
-    "swiglu with an update of gate alone": lambda: _swiglu(5, 29, 3, (0, None)),
-    "swiglu with an update of up alone": lambda: _swiglu(5, 29, 3, (None, 0)),
-    "swiglu of a rank too large to hold": lambda: _swiglu(5, 29, 67, (0, 67)),
+    **{
+        f"decoder in {kind}": partial(_decoder, kind) for kind in (Quantize.FP8, Quantize.FP8_DGRAD)
+    },
 }
 
 
@@ -224,34 +230,21 @@ def test_a_kernel_gives_the_bits_of_the_unfused_one_and_of_the_plain_rounding(
 
 
 ROW = {"D": 4096, "BLOCK_D": 4096}
-UPDATE = {"rank": 16, "BLOCK_R": 16, "gate_at": 0, "up_at": 16}
 KERNELS: dict[str, tuple[str, int, dict[str, Any]]] = {
-    "rows": ("_rows", 8, ROW | {"HAS_COLUMNS": True, "HAS_LARGEST": False}),
+    "rows": ("_rows", 8, ROW | {"HAS_COLUMNS": False, "SHORT": True}),
     "rows of 28672": (
         "_rows",
         16,
-        {"D": 28672, "BLOCK_D": 32768, "HAS_COLUMNS": True, "HAS_LARGEST": False},
-    ),
-    "rows whose largest is known": (
-        "_rows",
-        16,
-        {"D": 14336, "BLOCK_D": 16384, "HAS_COLUMNS": False, "HAS_LARGEST": True},
+        {"D": 28672, "BLOCK_D": 32768, "HAS_COLUMNS": True, "SHORT": False},
     ),
     "norm": ("_norm_rows", 8, ROW | {"HAS_BASE": False}),
     "add and norm": ("_norm_rows", 8, ROW | {"HAS_BASE": True}),
     "norm backward": ("_norm_backward_rows", 8, ROW),
-    "swiglu": (
-        "_swiglu",
-        8,
-        UPDATE | {"F": 14336, "ROWS": 512, "STAGES": 3, "BLOCK_T": 32, "BLOCK_F": 128},
-    ),
 }
-WIDE = {"COLUMNS": "*fp32", "SCALES": "*fp32", "RRMS": "*fp32", "CODES": "*fp8e4nv"}
+WIDE = {"SCALES": "*fp32", "RRMS": "*fp32", "CODES": "*fp8e4nv", "eps": "fp32"}
 
 
 def _type(name: str) -> str:
-    if name in ("LARGEST", "eps"):
-        return "*i32" if name == "LARGEST" else "fp32"
     return WIDE.get(name, "*bf16" if name.isupper() and name != "T" else "i32")
 
 
@@ -265,8 +258,7 @@ def test_a_kernel_compiles_and_spills_nothing(name: str, capability: int, tmp_pa
 
     attribute, num_warps, constants = KERNELS[name]
     halves = capability < 90
-    if attribute != "_swiglu":
-        constants = constants | {"VIA_HALF": halves}
+    constants = constants | {"VIA_HALF": halves}
     function = getattr(kernel, attribute)
     names = function.arg_names
     signature = {n: "constexpr" if n in constants else _type(n) for n in names}
@@ -282,10 +274,10 @@ def test_a_kernel_compiles_and_spills_nothing(name: str, capability: int, tmp_pa
     )
     target = GPUTarget("cuda", capability, 32)
     compiled = triton.compile(source, target=target, options={"num_warps": num_warps})
-    if attribute != "_swiglu":
-        steps = set(re.findall(r"cvt\.r[nz]\.(?:f16|sat)\S+", compiled.asm["ptx"]))
-        ada = {"cvt.rz.f16.f32", "cvt.rn.satfinite.e4m3x2.f16x2"}
-        assert steps == (ada if halves else {"cvt.rn.satfinite.e4m3x2.f32"})
+    steps = set(re.findall(r"cvt\.r[nz]\.(?:f16|sat)\S+", compiled.asm["ptx"]))
+    ada = {"cvt.rz.f16.f32", "cvt.rn.satfinite.e4m3x2.f16x2"}
+    assert steps == (ada if halves else {"cvt.rn.satfinite.e4m3x2.f32"})
+    assert compiled.metadata.shared <= {89: 101_376, 90: 232_448}[capability]
     binary = tmp_path / "kernel.cubin"
     binary.write_bytes(compiled.asm["cubin"])
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"

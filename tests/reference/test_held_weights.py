@@ -101,7 +101,7 @@ def test_a_quantised_base_has_the_fingerprint_of_its_checkpoint(kind: Quantize):
 def test_merging_into_a_quantised_base_is_refused_with_the_way_out(kind: Quantize):
     decoder = _held("llama", kind)
     attach_trained(decoder)
-    with pytest.raises(ConfigError, match=f"held as {kind};.*bfloat16"):
+    with pytest.raises(ConfigError, match=f"held as .*{kind}.*bfloat16"):
         merge(decoder)
 
 

@@ -1,4 +1,4 @@
-"""Rows rounded to eight bits (E4M3), alone or by the kernel that makes them: a row a program.
+"""Rows rounded to eight bits (E4M3), alone or by the kernel that makes or multiplies them.
 
 The same arithmetic everywhere, so that a row has the same codes whoever rounds it. The largest
 magnitude of a row is sought among bits, as integers: their order is that of the numbers, a NaN
@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from thinktune.kernels.language import jit, power_of_two, tl
-from thinktune.kernels.low_rank import Pair, left_tile, rank_block, right_tile
 
 LARGEST = 448.0
 """The largest number of E4M3."""
@@ -24,39 +23,52 @@ MOST_COLUMNS = 32768
 
 
 @jit
-def _largest(y: tl.tensor):
-    """Bits of the largest magnitude along the last axis."""
-    return tl.max(y.to(tl.int32, bitcast=True) & 0x7FFFFFFF, axis=len(y.shape) - 1)
+def magnitude(y: tl.tensor):
+    """Bits of float32 numbers without their signs."""
+    return y.to(tl.int32, bitcast=True) & 0x7FFFFFFF
 
 
 @jit
-def _store(y: tl.tensor, bits: tl.tensor, CODES: tl.tensor, SCALES: tl.tensor, row: tl.tensor,
-           at: tl.tensor, mask: tl.tensor, VIA_HALF: tl.constexpr):  # fmt: skip
-    """Scale and codes of a row ``y`` in float32, whose largest magnitude has these bits."""
+def _scale(bits: tl.tensor, SHORT: tl.constexpr):
+    """Of rows whose largest magnitudes have these bits; ``SHORT`` keeps what bfloat16 does."""
     scale = bits.to(tl.float32, bitcast=True) * (1 / 448)
     scale = tl.where(scale < 1.1754943508222875e-38, 1.0, scale)
-    tl.store(SCALES + row, scale)
-    y *= tl.div_rn(1.0, scale)
+    if SHORT:
+        scale = (scale.to(tl.int32, bitcast=True) & -65536).to(tl.float32, bitcast=True)
+    return scale
+
+
+@jit
+def _code(y: tl.tensor, VIA_HALF: tl.constexpr):
+    """The nearest codes; what is a little above 448 becomes 448."""
     if VIA_HALF:
         # The 13 bits that half precision cuts off leave a trace in the last one it keeps: a
         # number just above the middle of two codes does not become the middle.
-        y_bits = y.to(tl.int32, bitcast=True)
-        y = (y_bits | (((y_bits & 0x1FFF) + 0x1FFF) & 0x2000)).to(tl.float32, bitcast=True)
-    tl.store(CODES + at, y.to(tl.float8e4nv), mask=mask)
+        bits = y.to(tl.int32, bitcast=True)
+        y = (bits | (((bits & 0x1FFF) + 0x1FFF) & 0x2000)).to(tl.float32, bitcast=True)
+    return y.to(tl.float8e4nv)
 
 
 @jit
-def _rows(X: tl.tensor, COLUMNS: tl.tensor, LARGEST: tl.tensor, CODES: tl.tensor,
-          SCALES: tl.tensor, x_row: tl.tensor, D: tl.constexpr, HAS_COLUMNS: tl.constexpr,
-          HAS_LARGEST: tl.constexpr, BLOCK_D: tl.constexpr, VIA_HALF: tl.constexpr):  # fmt: skip
+def _store(y: tl.tensor, CODES: tl.tensor, SCALES: tl.tensor, row: tl.tensor, at: tl.tensor,
+           mask: tl.tensor, SHORT: tl.constexpr, VIA_HALF: tl.constexpr):  # fmt: skip
+    """Scale and codes of a row ``y`` in float32."""
+    scale = _scale(tl.max(magnitude(y), axis=0), SHORT)
+    tl.store(SCALES + row, scale)
+    tl.store(CODES + at, _code(y * tl.div_rn(1.0, scale), VIA_HALF), mask=mask)
+
+
+@jit
+def _rows(X: tl.tensor, COLUMNS: tl.tensor, CODES: tl.tensor, SCALES: tl.tensor,
+          x_row: tl.tensor, D: tl.constexpr, HAS_COLUMNS: tl.constexpr, SHORT: tl.constexpr,
+          BLOCK_D: tl.constexpr, VIA_HALF: tl.constexpr):  # fmt: skip
     row = tl.program_id(0)
     cols = tl.arange(0, BLOCK_D)
     mask, at = cols < D, row.to(tl.int64) * D + cols
     y = tl.load(X + row.to(tl.int64) * x_row + cols, mask=mask, other=0.0).to(tl.float32)
     if HAS_COLUMNS:
-        y *= tl.load(COLUMNS + cols, mask=mask, other=0.0)
-    bits = tl.load(LARGEST + row) if HAS_LARGEST else _largest(y)
-    _store(y, bits, CODES, SCALES, row, at, mask, VIA_HALF)
+        y *= tl.load(COLUMNS + cols, mask=mask, other=0.0).to(tl.float32)
+    _store(y, CODES, SCALES, row, at, mask, SHORT, VIA_HALF)
 
 
 @jit
@@ -79,7 +91,7 @@ def _norm_rows(X: tl.tensor, BASE: tl.tensor, WEIGHT: tl.tensor, H: tl.tensor, R
     h = (x * rrms * weight).to(H.dtype.element_ty)
     tl.store(H + at, h, mask=mask)
     y = h.to(tl.float32)
-    _store(y, _largest(y), CODES, SCALES, row, at, mask, VIA_HALF)
+    _store(y, CODES, SCALES, row, at, mask, False, VIA_HALF)
 
 
 @jit
@@ -102,40 +114,8 @@ def _norm_backward_rows(GRAD: tl.tensor, X: tl.tensor, WEIGHT: tl.tensor, RRMS: 
     out = (residual + rrms * (scaled - x * along)).to(RESIDUAL.dtype.element_ty)
     tl.store(RESIDUAL + at, out, mask=mask)
     tl.store(GRAD + grad_at, (x * rrms * weight).to(GRAD.dtype.element_ty), mask=mask)
-    y = out.to(tl.float32) * tl.load(COLUMNS + cols, mask=mask, other=0.0)
-    _store(y, _largest(y), CODES, SCALES, row, at, mask, VIA_HALF)
-
-
-@jit
-def _swiglu(GATE_UP: tl.tensor, LEFT: tl.tensor, RIGHT: tl.tensor, OUT: tl.tensor,
-            LARGEST: tl.tensor, T: tl.tensor, left_row: tl.tensor, right_row: tl.tensor,
-            F: tl.constexpr, rank: tl.constexpr, gate_at: tl.constexpr, up_at: tl.constexpr,
-            ROWS: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_F: tl.constexpr,
-            BLOCK_R: tl.constexpr, STAGES: tl.constexpr):  # fmt: skip
-    """As `swiglu._forward` for a rank of one block; each row's largest magnitude is found too."""
-    cols = tl.program_id(0) * BLOCK_F + tl.arange(0, BLOCK_F)
-    col_mask = cols < F
-    if gate_at >= 0:
-        gate_right = right_tile(RIGHT + gate_at, cols, col_mask, right_row, 1, rank, BLOCK_R)
-    if up_at >= 0:
-        up_right = right_tile(RIGHT + up_at, F + cols, col_mask, right_row, 1, rank, BLOCK_R)
-    for start in tl.range(0, ROWS, BLOCK_T, num_stages=STAGES):
-        rows = tl.program_id(1) * ROWS + start + tl.arange(0, BLOCK_T)
-        row_mask = rows < T
-        mask = row_mask[:, None] & col_mask[None, :]
-        wide = rows.to(tl.int64)[:, None] * (2 * F) + cols[None, :]
-        gate = tl.load(GATE_UP + wide, mask=mask, other=0.0).to(tl.float32)
-        up = tl.load(GATE_UP + wide + F, mask=mask, other=0.0).to(tl.float32)
-        if gate_at >= 0:
-            left = left_tile(LEFT + gate_at, rows, row_mask, left_row, rank, BLOCK_R)
-            gate = tl.dot(left, gate_right, gate, input_precision="ieee")
-        if up_at >= 0:
-            left = left_tile(LEFT + up_at, rows, row_mask, left_row, rank, BLOCK_R)
-            up = tl.dot(left, up_right, up, input_precision="ieee")
-        out = (gate * tl.sigmoid(gate) * up).to(OUT.dtype.element_ty)
-        tl.store(OUT + rows.to(tl.int64)[:, None] * F + cols[None, :], out, mask=mask)
-        bits = _largest(out.to(tl.float32))
-        tl.atomic_max(LARGEST + rows, bits, mask=row_mask, sem="relaxed")
+    y = out.to(tl.float32) * tl.load(COLUMNS + cols, mask=mask, other=0.0).to(tl.float32)
+    _store(y, CODES, SCALES, row, at, mask, False, VIA_HALF)
 
 
 def _row(x: Tensor) -> dict[str, Any]:
@@ -143,15 +123,24 @@ def _row(x: Tensor) -> dict[str, Any]:
     width = x.shape[1]
     block = power_of_two(width)
     held = {"D": width, "BLOCK_D": block, "num_warps": min(16, max(1, block // 512))}
-    # Before Hopper triton rounds to eight bits from halves, and cuts to those.
-    return held | {"VIA_HALF": not x.is_cuda or torch.cuda.get_device_capability(x.device)[0] < 9}
+    return held | {"VIA_HALF": _via_half(x)}
 
 
-def quantize_rows(x: Tensor, columns: Tensor | None, codes: Tensor, scales: Tensor) -> None:
-    """Fill ``codes`` and ``scales`` with the rows of ``x * columns``; ``x``'s may lie apart."""
+def _via_half(x: Tensor) -> bool:
+    """Before Hopper triton rounds to eight bits from halves, and cuts to those."""
+    return not x.is_cuda or torch.cuda.get_device_capability(x.device)[0] < 9
+
+
+def quantize_rows(
+    x: Tensor, columns: Tensor | None, codes: Tensor, scales: Tensor, *, short: bool
+) -> None:
+    """Fill ``codes`` and ``scales`` with the rows of ``x * columns``; ``x``'s may lie apart.
+
+    ``short`` cuts the scales to what bfloat16 keeps.
+    """
     _rows[(len(x),)](
-        x, x if columns is None else columns, x, codes, scales, x.stride(0),
-        HAS_COLUMNS=columns is not None, HAS_LARGEST=False, **_row(x),
+        x, x if columns is None else columns, codes, scales, x.stride(0),
+        HAS_COLUMNS=columns is not None, SHORT=short, **_row(x),
     )  # fmt: skip
 
 
@@ -186,30 +175,4 @@ def norm_backward_rows(
     _norm_backward_rows[(len(x),)](
         grad, x, weight, rrms, residual, columns, codes, scales, grad.stride(0),
         **_row(x),
-    )  # fmt: skip
-
-
-def swiglu_rows(
-    gate_up: Tensor,
-    update: Pair | None,
-    columns: tuple[int | None, ...],
-    rank: int,
-    out: Tensor,
-    largest: Tensor,
-    codes: Tensor,
-    scales: Tensor,
-) -> None:
-    """`swiglu.swiglu`, and ``out`` in eight bits; ``largest`` is int32, and zero at first."""
-    tokens, width = out.shape
-    left, right = update or (gate_up, gate_up)
-    gate_at, up_at = (-1 if place is None or update is None else place for place in columns)
-    block_f, rows = min(128, power_of_two(width)), min(512, power_of_two(tokens, 32))
-    _swiglu[(-(-width // block_f), -(-tokens // rows))](
-        gate_up, left, right, out, largest, tokens, left.stride(0), right.stride(0), F=width,
-        rank=rank, gate_at=gate_at, up_at=up_at, ROWS=rows, BLOCK_T=32, BLOCK_F=block_f,
-        BLOCK_R=rank_block(rank), STAGES=3, num_warps=8,
-    )  # fmt: skip
-    _rows[(tokens,)](
-        out, out, largest, codes, scales, width, HAS_COLUMNS=False, HAS_LARGEST=True,
-        **_row(out),
     )  # fmt: skip

@@ -7,10 +7,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from thinktune.kernels.language import jit, power_of_two, tl
+from thinktune.kernels.language import capability, jit, power_of_two, tl
 from thinktune.kernels.low_rank import (
     Pair,
     add_up,
@@ -183,14 +182,15 @@ def _backward_summed(GATE_UP: tl.tensor, LEFT: tl.tensor, RIGHT: tl.tensor,
         _store_sum(to, up_sum, r, 1, cols, rank, (r < rank)[:, None] & col_mask[None, :])
 
 
-def sizes_summed(capability: int, rank: int) -> dict[str, Any]:
+def sizes_summed(major: int, rank: int) -> dict[str, Any]:
     """Tile sizes of `swiglu_backward_summed`; those of Hopper were fastest there."""
-    if capability == 9 and rank <= 16:
+    if major == 9 and rank <= 16:
         return {"BLOCK_T": 16, "BLOCK_F": 64, "BLOCK_R": 16, "STAGES": 3, "num_warps": 4}
-    if capability == 9:
+    if major == 9:
         return {"BLOCK_T": 32, "BLOCK_F": 64, "BLOCK_R": 64, "STAGES": 3, "num_warps": 4}
     columns = 64 if rank <= 16 else 32
-    sizes = {"BLOCK_T": 32, "BLOCK_F": columns, "BLOCK_R": rank_block(rank)}
+    rows = 16 if major == 7 and rank > 16 else 32
+    sizes = {"BLOCK_T": rows, "BLOCK_F": columns, "BLOCK_R": rank_block(rank)}
     return sizes | {"STAGES": 2, "num_warps": 8}
 
 
@@ -262,8 +262,7 @@ def swiglu_backward_summed(
     grad_rank = grad_left.shape[1] if grad_update else 0
     rows = rows_summed(tokens)
     parts = room_for_parts(tokens, rows, totals, grad)
-    capability = torch.cuda.get_device_capability(grad.device)[0] if grad.is_cuda else 0
-    sizes = sizes_summed(capability, max(rank, grad_rank))
+    sizes = sizes_summed(capability(grad.device)[0], max(rank, grad_rank))
     _backward_summed[(-(-width // sizes["BLOCK_F"]), len(parts))](
         gate_up, left, right, grad, grad_left, grad_right, parts, tokens, left.stride(0),
         right.stride(0), grad_left.stride(0), grad_right.stride(0), parts.shape[1], F=width,

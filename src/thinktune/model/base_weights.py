@@ -7,7 +7,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from thinktune.kernels.language import runs_fused
-from thinktune.model.held_weights import Dense, HeldWeights, Quantize, SharedBuffer, quantized
+from thinktune.model.held_weights import (
+    Dense,
+    Gradients,
+    HeldWeights,
+    Quantize,
+    Rows,
+    SharedBuffer,
+    quantized,
+)
 from thinktune.ops.linear import linear
 from thinktune.ops.update import GradA, GradB, Update, add_in_place, dropout
 
@@ -175,7 +183,7 @@ class LinearStack:
         return self.A is not None and self._adapted[0].scale != 0.0
 
     def project(
-        self, x: Tensor, seed: int, room: Tensor | None = None
+        self, x: Tensor, seed: int, room: Tensor | None = None, rows: Rows = None
     ) -> tuple[Tensor, Tensor | None, Update | None]:
         """The base product of each row, and the adapter's part.
 
@@ -183,12 +191,13 @@ class LinearStack:
             x: (T, in).
             seed: of the dropout mask, if there is one.
             room: memory for the product; None for new memory.
+            rows: ``x`` in eight bits, where who made it gives them too.
 
         Returns:
             The product (T, out); ``S = dropout(x) A^T`` (T, M R), which backward needs; and
             what a fused kernel has yet to add to the product. Elsewhere it is added already.
         """
-        y = self.held.product(x, self.bias, room)
+        y = self.held.product(x, self.bias, room, rows)
         if not self.is_adapted:
             return y, None, None
         S = self.low_rank(x, seed)
@@ -243,13 +252,9 @@ class LinearStack:
         """Gradient of ``S``, without that of the input."""
         return None if self.B is None or not self.is_adapted else grad @ self.B
 
-    def backward_input(self, grad: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Gradients of the input, the adapter's part not yet added, and of ``S``.
-
-        Args:
-            grad: of the product, (T, out).
-        """
-        return self.held.input_gradient(grad, self.B if self.is_adapted else None)
+    def backward_input(self, grad: Tensor, rows: Rows = None) -> Gradients:
+        """`HeldWeights.input_gradient`; the adapter's part is not yet added to the input's."""
+        return self.held.input_gradient(grad, self.B if self.is_adapted else None, rows)
 
     def through_a(
         self, grad_x: Tensor, grad_S: Tensor | None, seed: int

@@ -16,7 +16,7 @@ from thinktune.kernels.embedding import gather
 from thinktune.kernels.language import runs_fused
 from thinktune.model.adapter import Adapter
 from thinktune.model.base_weights import BaseLinear, LinearStack
-from thinktune.model.held_weights import Quantize, SharedBuffer
+from thinktune.model.held_weights import FORWARD_AS_IT_IS, Quantize, SharedBuffer
 from thinktune.model.host_store import HostStore
 from thinktune.model.kept import Keep
 from thinktune.model.layer import Attend, Layer, LayerCall, LayerFunction
@@ -86,12 +86,12 @@ class Decoder(nn.Module):
     def kinds(self, quantize: Quantize) -> list[Quantize]:
         """How each stack is to be held, in order.
 
-        In FP8 the last layer's forward products stay as they are: most of what rounding does to
-        the predictions comes from there (docs/log.md), and it is one layer's time.
+        In FP8 the forward products of the last two layers stay as they are: a third of what
+        rounding does to the predictions comes from there (docs/log.md).
         """
-        each = len(self._layers[0].stacks)
-        last = Quantize.FP8_DGRAD if quantize is Quantize.FP8 else quantize
-        return [quantize] * each * (len(self._layers) - 1) + [last] * each
+        each, layers = len(self._layers[0].stacks), len(self._layers)
+        plain = min(FORWARD_AS_IT_IS, layers - 1) if quantize is Quantize.FP8 else 0
+        return [quantize] * each * (layers - plain) + [Quantize.FP8_DGRAD] * each * plain
 
     @property
     def held_as(self) -> str:

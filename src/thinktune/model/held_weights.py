@@ -12,9 +12,19 @@ import torch
 from torch import Tensor
 
 from thinktune.kernels.language import runs_fused
-from thinktune.ops.fp8 import fp8_product, quantize_fp8_weight, quantize_rows
+from thinktune.ops.fp8 import (
+    FP8Rows,
+    fp8_product,
+    quantize_fp8_weight,
+    quantize_rows,
+)
 from thinktune.ops.linear import linear
-from thinktune.ops.nf4 import NF4Weight, dequantize_nf4, quantize_nf4
+from thinktune.ops.nf4 import FEW, NF4Weight, dequantize_nf4, nf4_linear, quantize_nf4
+
+Rows = FP8Rows | None
+"""What a product reads, in eight bits, from who made it; only `FP8` looks at it."""
+Gradients = tuple[Tensor, Tensor | None]
+"""Of a product's input, and of the adapter's ``S``."""
 
 
 class Quantize(StrEnum):
@@ -26,6 +36,10 @@ class Quantize(StrEnum):
     """E4M3 (arXiv:2209.05433) with a scale for each output; products in eight bits."""
     FP8_DGRAD = "fp8_dgrad"
     """As they are, and in E4M3 beside it for the gradients of inputs."""
+
+
+FORWARD_AS_IT_IS = 2
+"""Last layers that `Quantize.FP8` multiplies forward in the type of products."""
 
 
 class SharedBuffer:
@@ -54,12 +68,21 @@ class SharedBuffer:
 class HeldWeights(Protocol):
     """The weights (out, in) of products that read the same input."""
 
-    def product(self, x: Tensor, bias: Tensor | None, room: Tensor | None) -> Tensor:
-        """``x W^T + bias``, (T, out); in ``room``, if there is one."""
+    gradient_scales: Tensor | None
+    """(out,), what a gradient is multiplied by in eight bits; None where it stays as it is."""
+
+    def product(self, x: Tensor, bias: Tensor | None, room: Tensor | None, rows: Rows) -> Tensor:
+        """``x W^T + bias``, (T, out); in ``room``, if there is one; ``rows`` may be ``x`` again."""
         ...
 
-    def input_gradient(self, grad: Tensor, B: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """``grad W`` (T, in), and ``grad B`` (T, R) where there is a B (out, R)."""
+    def input_gradient(self, grad: Tensor, B: Tensor | None, rows: Rows) -> Gradients:
+        """``grad W`` (T, in), and ``grad B`` (T, R) where there is a B (out, R).
+
+        Args:
+            grad: (T, out).
+            B: of the adapter.
+            rows: of the gradient times `gradient_scales`, in eight bits.
+        """
         ...
 
     def room_for_b(self, columns: int, together: bool) -> Tensor:
@@ -84,12 +107,13 @@ class Dense:
         self.weight = weight
         self._wide: Tensor | None = None
         """(out, in + spare): base weights and B in one matrix."""
+        self.gradient_scales: Tensor | None = None
 
-    def product(self, x: Tensor, bias: Tensor | None, room: Tensor | None) -> Tensor:
+    def product(self, x: Tensor, bias: Tensor | None, room: Tensor | None, rows: Rows) -> Tensor:
         """See `HeldWeights.product`."""
         return _product(x, self.weight, bias, room)
 
-    def input_gradient(self, grad: Tensor, B: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def input_gradient(self, grad: Tensor, B: Tensor | None, rows: Rows) -> Gradients:
         """See `HeldWeights.input_gradient`; one product gives both where B stands beside W."""
         if B is None or self._wide is None:
             return grad @ self.weight, None if B is None else grad @ B
@@ -128,6 +152,7 @@ class NF4:
         self._outputs = sum(part.shape[0] for part in parts)
         self._inputs = parts[0].shape[1]
         self._spare = 0
+        self.gradient_scales: Tensor | None = None
         self._reserve()
 
     def _reserve(self) -> None:
@@ -148,11 +173,14 @@ class NF4:
             first += part.shape[0]
         return whole
 
-    def product(self, x: Tensor, bias: Tensor | None, room: Tensor | None) -> Tensor:
-        """See `HeldWeights.product`."""
+    def product(self, x: Tensor, bias: Tensor | None, room: Tensor | None, rows: Rows) -> Tensor:
+        """See `HeldWeights.product`; in inference few rows meet the codes themselves."""
+        if len(x) <= FEW and room is None and torch.is_inference_mode_enabled() and runs_fused(x):
+            y = torch.cat([_with_codes(x, part) for part in self._parts], dim=1)
+            return y if bias is None else y.add_(bias)
         return _product(x, self._written_out(), bias, room)
 
-    def input_gradient(self, grad: Tensor, B: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def input_gradient(self, grad: Tensor, B: Tensor | None, rows: Rows) -> Gradients:
         """See `HeldWeights.input_gradient`; B is copied beside the weights of several members."""
         if B is None or not self._spare:
             return grad @ self._written_out(), None if B is None else grad @ B
@@ -193,21 +221,23 @@ class FP8:
         """
         self._dtype = weight.dtype
         codes, self._scales = quantize_fp8_weight(weight)
+        self.gradient_scales: Tensor | None = self._scales.bfloat16()
         self._transposed = codes.t().contiguous()
         self._codes = None if keeps_forward else codes
         self._weight = weight if keeps_forward else None
 
-    def product(self, x: Tensor, bias: Tensor | None, room: Tensor | None) -> Tensor:
+    def product(self, x: Tensor, bias: Tensor | None, room: Tensor | None, rows: Rows) -> Tensor:
         """See `HeldWeights.product`."""
         if self._codes is None:
             assert self._weight is not None
             return _product(x, self._weight, bias, room)
-        y = fp8_product(quantize_rows(x), self._codes, self._scales, self._dtype, room)
+        rows = quantize_rows(x) if rows is None else rows
+        y = fp8_product(rows, self._codes, self._scales, self._dtype, room)
         return y if bias is None else y.add_(bias)
 
-    def input_gradient(self, grad: Tensor, B: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def input_gradient(self, grad: Tensor, B: Tensor | None, rows: Rows) -> Gradients:
         """See `HeldWeights.input_gradient`."""
-        rows = quantize_rows(grad, self._scales)
+        rows = quantize_rows(grad, self.gradient_scales) if rows is None else rows
         grad_x = fp8_product(rows, self._transposed, None, self._dtype)
         return grad_x, None if B is None else grad @ B
 
@@ -255,6 +285,10 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None, room: Tensor | None
     if bias is None:
         return torch.mm(x, weight.T, out=room)
     return torch.addmm(bias, x, weight.T, out=room)
+
+
+def _with_codes(x: Tensor, part: NF4Weight | Tensor) -> Tensor:
+    return linear(x, part.to(x.dtype), None) if isinstance(part, Tensor) else nf4_linear(x, part)
 
 
 def _cut(both: Tensor, inputs: int, rank: int) -> tuple[Tensor, Tensor]:

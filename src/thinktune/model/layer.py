@@ -13,18 +13,14 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from thinktune.model.base_weights import LinearStack
+from thinktune.model.held_weights import Quantize, Rows
 from thinktune.model.host_store import HostStore
 from thinktune.model.kept import Keep, Kept
 from thinktune.model.projections import MLP, Attention, RMSNorm
 from thinktune.model.shape import DecoderShape
 from thinktune.ops.attention import PackedAttention
-from thinktune.ops.rms_norm import (
-    add_rms_norm,
-    residual_add,
-    rms_norm_again,
-    rms_norm_backward,
-    rms_norm_forward,
-)
+from thinktune.ops.fp8 import add_rms_norm_rows, rms_norm_backward_rows, rms_norm_rows
+from thinktune.ops.rms_norm import residual_add, rms_norm_again, rms_norm_backward
 from thinktune.ops.rope import Heads, Rotation, rope_backward, rope_forward
 from thinktune.ops.swiglu import swiglu_backward, swiglu_forward
 from thinktune.ops.update import GradB
@@ -101,10 +97,10 @@ class Layer(nn.Module):
             The stream (T, D), and all that a backward pass needs.
         """
         kept = Kept(x_TD)
-        h_TD = self._attend(kept, rotation, attend, seed)
+        h_TD, rows = self._attend(kept, rotation, attend, seed)
         room = store.room(self.index, len(x_TD)) if store is not None else None
-        kept.gate_up, kept.S_gate_up, update = self.gate_up.project(h_TD, seed + 2, room)
-        del h_TD
+        kept.gate_up, kept.S_gate_up, update = self.gate_up.project(h_TD, seed + 2, room, rows)
+        del h_TD, rows
         act_TF = swiglu_forward(kept.gate_up, update)
         if store is not None:
             store.send(self.index)
@@ -112,7 +108,9 @@ class Layer(nn.Module):
         assert kept.mid is not None
         return residual_add(kept.mid, out_TD, update), kept
 
-    def _attend(self, kept: Kept, rotation: Rotation, attend: Attend, seed: int) -> Tensor:
+    def _attend(
+        self, kept: Kept, rotation: Rotation, attend: Attend, seed: int
+    ) -> tuple[Tensor, Rows]:
         """The first half, as far as it is missing; gives the second norm's result."""
         norm = self.post_attention_layernorm
         q_TNH, k_TKH, v_TKH = self._qkv(kept, rotation, seed)
@@ -120,15 +118,18 @@ class Layer(nn.Module):
             attended, kept.saved = attend(self.index, q_TNH, k_TKH, v_TKH)
             kept.attended = attended.flatten(1)
         base_TD, S_o, update = self.o.project(kept.attended, seed + 1)
-        kept.mid, h_TD, kept.rrms_mid = add_rms_norm(kept.x, base_TD, update, norm.weight, norm.eps)
+        args = kept.x, base_TD, update, norm.weight, norm.eps
+        wanted = self.gate_up.quantize is Quantize.FP8
+        kept.mid, h_TD, kept.rrms_mid, rows = add_rms_norm_rows(*args, wanted=wanted)
         kept.S_o = S_o
-        return h_TD
+        return h_TD, rows
 
     def _qkv(self, kept: Kept, rotation: Rotation, seed: int) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key and value, turned; the buffer is kept."""
         norm = self.input_layernorm
-        h_TD, kept.rrms_x = rms_norm_forward(kept.x, norm.weight, norm.eps)
-        kept.qkv, kept.S_qkv, update = self.qkv.project(h_TD, seed)
+        wanted = self.qkv.quantize is Quantize.FP8
+        h_TD, kept.rrms_x, rows = rms_norm_rows(kept.x, norm.weight, norm.eps, wanted=wanted)
+        kept.qkv, kept.S_qkv, update = self.qkv.project(h_TD, seed, None, rows)
         return rope_forward(kept.qkv, self.heads, rotation, update)
 
     def _turned(self, kept: Kept, rotation: Rotation, seed: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -148,28 +149,32 @@ class Layer(nn.Module):
 
         ``grad_TD`` is overwritten.
         """
-        h_TD = None
+        normed = None
         if kept.attended is None or kept.mid is None:
-            h_TD = self._attend(kept, call.rotation, call.attend.forward, call.seed)
+            normed = self._attend(kept, call.rotation, call.attend.forward, call.seed)
         if call.store is not None:
             kept.gate_up = call.store.fetch(self.index)
-        grad_TD = self._mlp_backward(grad_TD, kept, h_TD, call.seed)
-        del h_TD
+        grad_TD, rows = self._mlp_backward(grad_TD, kept, normed, call.seed)
+        del normed
         if call.store is not None:
             call.store.release(self.index)
         if call.wants_input or self.o.is_adapted or self.qkv.is_adapted:
-            return self._attention_backward(grad_TD, kept, call)
+            return self._attention_backward(grad_TD, rows, kept, call)
         return None
 
-    def _mlp_backward(self, grad_TD: Tensor, kept: Kept, h_TD: Tensor | None, seed: int) -> Tensor:
+    def _mlp_backward(
+        self, grad_TD: Tensor, kept: Kept, normed: tuple[Tensor, Rows] | None, seed: int
+    ) -> tuple[Tensor, Rows]:
+        """Gradient of the middle, and what ``o`` reads of it in eight bits."""
         norm = self.post_attention_layernorm
         assert kept.mid is not None
         assert kept.rrms_mid is not None
         if kept.gate_up is None:
-            if h_TD is None:
-                h_TD = rms_norm_again(kept.mid, norm.weight, kept.rrms_mid)
-            kept.gate_up, kept.S_gate_up, update = self.gate_up.project(h_TD, seed + 2)
-            del h_TD
+            if normed is None:
+                normed = rms_norm_again(kept.mid, norm.weight, kept.rrms_mid), None
+            h_TD, rows = normed
+            kept.gate_up, kept.S_gate_up, update = self.gate_up.project(h_TD, seed + 2, None, rows)
+            del h_TD, rows, normed
         else:
             update = self.gate_up.pending(kept.gate_up, kept.S_gate_up)
         low_TD = grad_TD.to(norm.weight.dtype)  # the stream's gradient, as products take it
@@ -186,21 +191,23 @@ class Layer(nn.Module):
         grad_h, grad_S = self.gate_up.backward_input(grad_gate_up)
         del grad_gate_up
         grad_update = self.gate_up.through_a(grad_h, grad_S, seed + 2)
-        grad_TD, h_TD = rms_norm_backward(
-            grad_h, grad_update, kept.mid, norm.weight, kept.rrms_mid, grad_TD
-        )
+        args = grad_h, grad_update, kept.mid, norm.weight, kept.rrms_mid, grad_TD
+        scales = self.o.held.gradient_scales
+        grad_TD, h_TD, rows = rms_norm_backward_rows(*args, scales)
         self.gate_up.add_grad_a(grad_S, h_TD, seed + 2)
         kept.mid = None
-        return grad_TD
+        return grad_TD, rows
 
-    def _attention_backward(self, grad_TD: Tensor, kept: Kept, call: LayerCall) -> Tensor | None:
+    def _attention_backward(
+        self, grad_TD: Tensor, rows: Rows, kept: Kept, call: LayerCall
+    ) -> Tensor | None:
         seed, rotation = call.seed, call.rotation
         norm, heads = self.input_layernorm, self.heads
         assert kept.attended is not None
         low_TD = grad_TD.to(norm.weight.dtype)
         _add_grad_b(self.o.grad_b(kept.S_o), low_TD)
-        grad_out, grad_S = self.o.backward_input(low_TD)
-        del low_TD
+        grad_out, grad_S = self.o.backward_input(low_TD, rows)
+        del low_TD, rows
         update = self.o.through_a(grad_out, grad_S, seed + 1)
         if update is not None:
             grad_out.addmm_(*update)

@@ -8,6 +8,8 @@ come after the sum, so a product costs what one of the codes alone costs:
     dx = dy W  = (g8 codes) * sg[:, None],  with  dy * scales[None, :] ~ g8 * sg[:, None]
 
 The second sum runs over W's rows, so their scales go into the gradient before it is quantised.
+These are numbers of bfloat16, cut to it from float32, so that reading those of 28,672 columns
+beside each row costs half as much. The quotients rise to 451.5, whose nearest code is still 448.
 """
 
 from functools import lru_cache
@@ -19,9 +21,7 @@ from torch import Tensor
 
 from thinktune.kernels import fp8 as kernel
 from thinktune.kernels.language import runs_fused
-from thinktune.kernels.low_rank import can_add_up
 from thinktune.ops.rms_norm import add_rms_norm, rms_norm_backward, rms_norm_forward
-from thinktune.ops.swiglu import swiglu_forward
 from thinktune.ops.update import Update, add_in_place
 
 _CODES = torch.float8_e4m3fn
@@ -53,19 +53,19 @@ def quantize_fp8_weight(
     Takes 64 MiB beside the result where no kernel runs: never a float32 copy of the whole.
 
     Returns:
-        Codes (out, in), and scales (out,) in float32.
+        Codes (out, in), and scales (out,) in float32, which bfloat16 holds too.
     """
     codes = torch.empty(weight.shape, dtype=_CODES, device=weight.device)
     scales = torch.empty(len(weight), dtype=torch.float32, device=weight.device)
     step = max(1, _SLICE // weight.shape[1])
     for first in range(0, len(weight), step):
         rows = slice(first, first + step)
-        codes[rows], scales[rows] = quantize_rows(weight[rows])
+        codes[rows], scales[rows] = quantize_rows(weight[rows], short=True)
     return codes, scales
 
 
 def quantize_rows(
-    x_TK: Float[Tensor, "T K"], columns: Float[Tensor, " K"] | None = None
+    x_TK: Float[Tensor, "T K"], columns: Float[Tensor, " K"] | None = None, *, short: bool = False
 ) -> FP8Rows:
     """Each row of ``x * columns`` rounded to the nearest code, ties to even, at its own scale.
 
@@ -74,13 +74,15 @@ def quantize_rows(
 
     Args:
         x_TK: rows, which may lie apart.
-        columns: float32; a gradient is multiplied by the scales of the weight that it meets.
+        columns: a gradient is multiplied by the scales of the weight that it meets, which
+            bfloat16 holds.
+        short: whether the scales are cut to what bfloat16 holds.
     """
     x_TK = x_TK if x_TK.stride(1) == 1 else x_TK.contiguous()
     if not _runs_kernel(x_TK):
-        return _plain_rows(x_TK, columns)
+        return _plain_rows(x_TK, columns, short=short)
     rows = _room(x_TK)
-    kernel.quantize_rows(x_TK, columns, *rows)
+    kernel.quantize_rows(x_TK, columns, *rows, short=short)
     return rows
 
 
@@ -121,12 +123,12 @@ def fp8_product(
 
 
 def rms_norm_rows(
-    x_TD: Float[Tensor, "T D"], weight: Float[Tensor, " D"], eps: float
-) -> tuple[Float[Tensor, "T D"], Float[Tensor, " T"], FP8Rows]:
-    """`rms_norm_forward`, and its rows in eight bits without reading them again."""
-    if not _runs_kernel(x_TD):
+    x_TD: Float[Tensor, "T D"], weight: Float[Tensor, " D"], eps: float, *, wanted: bool
+) -> tuple[Float[Tensor, "T D"], Float[Tensor, " T"], FP8Rows | None]:
+    """`rms_norm_forward`, and if ``wanted`` its rows in eight bits without reading them again."""
+    if not (wanted and _norms_rows(x_TD, weight)):
         h_TD, rrms_T = rms_norm_forward(x_TD, weight, eps)
-        return h_TD, rrms_T, quantize_rows(h_TD)
+        return h_TD, rrms_T, quantize_rows(h_TD) if wanted else None
     return _norm_rows(x_TD, None, weight, eps)
 
 
@@ -136,11 +138,13 @@ def add_rms_norm_rows(
     update: Update | None,
     weight: Float[Tensor, " D"],
     eps: float,
-) -> tuple[Float[Tensor, "T D"], Float[Tensor, "T D"], Float[Tensor, " T"], FP8Rows]:
-    """`add_rms_norm`, and the normalised rows in eight bits without reading them again."""
-    if not _runs_kernel(x_TD):
+    *,
+    wanted: bool,
+) -> tuple[Float[Tensor, "T D"], Float[Tensor, "T D"], Float[Tensor, " T"], FP8Rows | None]:
+    """`add_rms_norm`, and if ``wanted`` the normalised rows in eight bits from the same read."""
+    if not (wanted and _norms_rows(x_TD, weight)):
         out_TD, h_TD, rrms_T = add_rms_norm(x_TD, base_TD, update, weight, eps)
-        return out_TD, h_TD, rrms_T, quantize_rows(h_TD)
+        return out_TD, h_TD, rrms_T, quantize_rows(h_TD) if wanted else None
     if update is not None:
         add_in_place(base_TD, update)
     return base_TD, *_norm_rows(x_TD, base_TD, weight, eps)
@@ -153,8 +157,8 @@ def rms_norm_backward_rows(
     weight: Float[Tensor, " D"],
     rrms_T: Float[Tensor, " T"],
     residual_TD: Float[Tensor, "T D"],
-    columns: Float[Tensor, " D"],
-) -> tuple[Float[Tensor, "T D"], Float[Tensor, "T D"], FP8Rows]:
+    columns: Float[Tensor, " D"] | None,
+) -> tuple[Float[Tensor, "T D"], Float[Tensor, "T D"], FP8Rows | None]:
     """`rms_norm_backward`, and the gradient times ``columns`` in eight bits.
 
     Args:
@@ -164,12 +168,15 @@ def rms_norm_backward_rows(
         weight: as there.
         rrms_T: as there.
         residual_TD: as there.
-        columns: scales of the weight whose product reads the gradient next.
+        columns: scales of the weight whose product reads the gradient next; None where that
+            takes it as it is.
     """
-    if not _runs_kernel(x_TD):
+    if columns is None or not _norms_rows(x_TD, weight):
         args = grad_TD, update, x_TD, weight, rrms_T, residual_TD
         grad_TD, h_TD = rms_norm_backward(*args)
-        return grad_TD, h_TD, quantize_rows(grad_TD, columns)
+        if columns is None:
+            return grad_TD, h_TD, None
+        return grad_TD, h_TD, quantize_rows(grad_TD.to(weight.dtype), columns)
     if update is not None:
         grad_TD.addmm_(*update)
     rows = _room(x_TD)
@@ -177,30 +184,15 @@ def rms_norm_backward_rows(
     return residual_TD, grad_TD, rows
 
 
-def swiglu_rows(
-    gate_up_TG: Float[Tensor, "T G"], update: Update | None = None
-) -> tuple[Float[Tensor, "T F"], FP8Rows]:
-    """`swiglu_forward`, and the activation in eight bits, its largest values found on the way."""
-    tokens, both = gate_up_TG.shape
-    in_one_block = update is None or can_add_up(update.rank)
-    if not (in_one_block and _runs_kernel(gate_up_TG, both // 2)):
-        act_TF = swiglu_forward(gate_up_TG, update)
-        return act_TF, quantize_rows(act_TF)
-    act_TF = gate_up_TG.new_empty(tokens, both // 2)
-    rows, largest = _room(act_TF), torch.zeros(tokens, dtype=torch.int32, device=act_TF.device)
-    parts = (
-        (None, (None, None), 0)
-        if update is None
-        else ((update.left, update.right), update.columns, update.rank)
-    )
-    kernel.swiglu_rows(gate_up_TG, *parts, act_TF, largest, *rows)
-    return act_TF, rows
-
-
-def _runs_kernel(x: Tensor, width: int | None = None) -> bool:
-    """Whether kernels make rows in eight bits from ``x``, which has their width or that one."""
-    held = (width or x.shape[1]) <= kernel.MOST_COLUMNS
+def _runs_kernel(x: Tensor) -> bool:
+    """Whether kernels make rows in eight bits from ``x``."""
+    held = x.shape[1] <= kernel.MOST_COLUMNS
     return held and runs_fused(x) and (runs_fp8(x.device) or not x.is_cuda)
+
+
+def _norms_rows(x_TD: Tensor, weight: Tensor) -> bool:
+    """Whether a norm's kernel does: not from a stream that is wider than products."""
+    return x_TD.dtype == weight.dtype and _runs_kernel(x_TD)
 
 
 def _room(x_TK: Tensor) -> FP8Rows:
@@ -217,7 +209,7 @@ def _norm_rows(
     return h_TD, rrms_T, rows
 
 
-def _plain_rows(x_TK: Tensor, columns: Tensor | None) -> FP8Rows:
+def _plain_rows(x_TK: Tensor, columns: Tensor | None, *, short: bool = False) -> FP8Rows:
     wide = x_TK.float()
     if columns is not None:
         wide = wide * columns
@@ -225,6 +217,8 @@ def _plain_rows(x_TK: Tensor, columns: Tensor | None) -> FP8Rows:
     scales = torch.maximum(most, -least) * (1 / kernel.LARGEST)
     # Nothing so small has a reciprocal; such a row is zero.
     scales.masked_fill_(scales < torch.finfo(torch.float32).tiny, 1.0)
+    if short:
+        scales.view(torch.int32).bitwise_and_(-65536)
     return FP8Rows((wide * scales.reciprocal()[:, None]).to(_CODES), scales)
 
 

@@ -49,9 +49,9 @@ def fit(
     work = Workload(shape, lora, max_tokens, decoder.dtype, ragged, decoder.quantize)
     free = free_bytes(device)
     budget = min(free, int(budget_gib * _GIB)) if budget_gib else free
-    plan = plan_memory(work, budget, keep=keep)
+    plan = plan_memory(work, budget, keep=keep, host_room=host_room())
     if Keep.NO_MLP in plan.keep and keep is None:
-        plan = plan_memory(work, budget, link=measure_link(work, device))
+        plan = plan_memory(work, budget, link=measure_link(work, device), host_room=host_room())
     decoder.plan(plan.keep, max_tokens, host_embedding=plan.host_embedding)
     return plan
 
@@ -71,6 +71,11 @@ def free_bytes(device: torch.device) -> int:
     return free + torch.cuda.memory_reserved(device) - int(MARGIN * total)
 
 
+def host_room() -> int:
+    """What a step may take of the host's memory: half of what is free."""
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
 def measure_link(work: Workload, device: torch.device) -> HostLink:
     """Time the link to the host, and a product like those that would be sent over it."""
     rows, D = min(work.max_tokens, 2048), work.shape.hidden_size
@@ -85,8 +90,7 @@ def measure_link(work: Workload, device: torch.device) -> HostLink:
     attended = shape.num_attention_heads * shape.head_dim * work.max_tokens
     share = (others + attended) / (D * width)
     scale = work.max_tokens / rows
-    room = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    return HostLink(send * scale, product * share * scale, room)
+    return HostLink(send * scale, product * share * scale, host_room())
 
 
 def _timed(call: Callable[[], object], device: torch.device) -> float:

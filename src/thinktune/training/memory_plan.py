@@ -71,7 +71,12 @@ class MemoryPlan:
 
 
 def plan_memory(
-    work: Workload, budget_bytes: int, *, link: HostLink | None = None, keep: Keep | None = None
+    work: Workload,
+    budget_bytes: int,
+    *,
+    link: HostLink | None = None,
+    keep: Keep | None = None,
+    host_room: int | None = None,
 ) -> MemoryPlan:
     """Choose what each layer keeps: as much as the budget holds.
 
@@ -84,21 +89,22 @@ def plan_memory(
         budget_bytes: most to allocate on the device.
         link: to the host, if there is one to use.
         keep: the same for all layers, whatever the budget.
+        host_room: most to take of the host; None for whatever is wanted.
 
     Raises:
-        ConfigError: not even the inputs of all layers fit.
+        ConfigError: it does not fit with all on the host that may be there.
     """
     layers = work.shape.num_hidden_layers
     if keep is not None:
         return _summed(work, (keep,) * layers, budget_bytes)
-    fitting = _most_kept(work, budget_bytes)
+    fitting = _most_kept(work, budget_bytes, host_room)
     if not work.shape.tie_word_embeddings and (fitting is None or _rungs(fitting) < layers * 4):
         # What it takes to read the embedding over the link, one layer kept more gives back.
-        moved = _most_kept(work, budget_bytes, host_embedding=True)
+        moved = _most_kept(work, budget_bytes, host_room, host_embedding=True)
         if moved is not None and (fitting is None or _rungs(moved) > _rungs(fitting)):
             fitting = moved
     if fitting is None:
-        raise ConfigError(_does_not_fit(work, budget_bytes))
+        raise ConfigError(_does_not_fit(work, budget_bytes, host_room))
     again = fitting.keep.count(Keep.NO_MLP)
     if link is None or again <= NUM_SLOTS or again + fitting.keep.count(Keep.ALL) < layers:
         return fitting
@@ -106,7 +112,7 @@ def plan_memory(
 
 
 def _most_kept(
-    work: Workload, budget_bytes: int, *, host_embedding: bool = False
+    work: Workload, budget_bytes: int, host_room: int | None, *, host_embedding: bool = False
 ) -> MemoryPlan | None:
     """The plan that keeps as much as fits; None if nothing does."""
     layers, fitting = work.shape.num_hidden_layers, None
@@ -114,7 +120,8 @@ def _most_kept(
         for num_upper in range(layers + 1):
             chosen = _spread(layers, {upper: num_upper, lower: layers - num_upper})
             plan = _summed(work, chosen, budget_bytes, host_embedding=host_embedding)
-            if plan.total_bytes <= budget_bytes:
+            on_host = host_room is None or plan.host_bytes <= host_room
+            if plan.total_bytes <= budget_bytes and on_host:
                 fitting = plan
     return fitting
 
@@ -159,7 +166,7 @@ def _summed(
     work: Workload, keep: tuple[Keep, ...], budget_bytes: int, *, host_embedding: bool = False
 ) -> MemoryPlan:
     T, shape = work.max_tokens, work.shape
-    kept = sum(kept_bytes_per_token(work, kind) for kind in keep) * T
+    kept = sum(keep.count(kind) * kept_bytes_per_token(work, kind) for kind in {*keep}) * T
     waiting = {
         Keep.HOST: T * 2 * shape.intermediate_size * work.dtype.itemsize,
         Keep.NOTHING: T * shape.hidden_size * work.stream_size,
@@ -185,10 +192,21 @@ def _summed(
     )
 
 
-def _does_not_fit(work: Workload, budget_bytes: int) -> str:
-    least = (Keep.NOTHING,) * work.shape.num_hidden_layers
+def least_plan(work: Workload, budget_bytes: int) -> MemoryPlan:
+    """All on the host that can be there, whether or not it fits."""
+    keep = (Keep.NOTHING,) * work.shape.num_hidden_layers
     moved = not work.shape.tie_word_embeddings
-    plan = _summed(work, least, budget_bytes, host_embedding=moved)
+    return _summed(work, keep, budget_bytes, host_embedding=moved)
+
+
+def _does_not_fit(work: Workload, budget_bytes: int, host_room: int | None) -> str:
+    plan = least_plan(work, budget_bytes)
+    if host_room is not None and plan.total_bytes <= budget_bytes:
+        return (
+            f"a step needs {plan.host_bytes / _GIB:.1f} GiB of the host's memory, of "
+            f"{host_room / _GIB:.1f} GiB that may be used; lower packing.max_tokens (and "
+            "template.max_length)"
+        )
     smaller = "" if work.quantize is Quantize.NF4 else "take base_dtype=nf4, or "
     return (
         f"a step needs {plan.total_bytes / _GIB:.1f} GiB at least, of "

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from thinktune.kernels.swiglu import rows_summed
-from thinktune.model.held_weights import Quantize, spare_columns
+from thinktune.model.held_weights import FORWARD_AS_IT_IS, Quantize, spare_columns
 from thinktune.model.kept import Keep
 from thinktune.model.lora import LoRAConfig
 from thinktune.model.shape import DecoderShape
@@ -71,10 +71,11 @@ def base_bytes(work: Workload) -> int:
     if work.quantize is Quantize.NF4:
         each, buffer = int(projections * _NF4_BYTES), size * _largest_product(work)
     elif work.quantize is Quantize.FP8:
-        each = 2 * projections + 4 * outputs
+        each = 2 * projections + 6 * outputs
     elif work.quantize is Quantize.FP8_DGRAD:
-        each += projections + 4 * outputs
-    last = projections * (size - 1) if work.quantize is Quantize.FP8 else 0  # forward as it is
+        each += projections + 6 * outputs
+    # FP8's last layers hold their weights as they are too.
+    last = FORWARD_AS_IT_IS * projections * (size - 1) if work.quantize is Quantize.FP8 else 0
     norms = size * (2 * shape.num_hidden_layers + 1) * shape.hidden_size
     heads = 1 if shape.tie_word_embeddings else 2
     return shape.num_hidden_layers * each + last + buffer + norms + heads * embedding_bytes(work)

@@ -18,7 +18,7 @@ from tests.tiny_models import (
     tiny_checkpoint,
     tiny_decoder,
 )
-from thinktune.errors import CheckpointError, ConfigError
+from thinktune.errors import CheckpointError
 from thinktune.model.checkpoint_io import (
     BaseDtype,
     find_checkpoint,

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tests.tiny_models import attach_trained, tiny_decoder
 from thinktune.errors import ConfigError
+from thinktune.model.held_weights import Quantize
 from thinktune.model.kept import Keep
 from thinktune.model.lora import LoRAConfig
 from thinktune.model.shape import shape_from_config
@@ -91,3 +92,36 @@ def test_an_out_of_memory_error_says_what_was_planned_and_what_to_lower():
     told = out_of_memory(plan_memory(_work(), 45 * GIB))
     assert "planned were 44." in told
     assert "training.memory_budget_gib" in told
+
+
+def test_no_more_is_put_on_the_host_than_it_has_room_for():
+    work = _work(tokens=32768)
+    free = plan_memory(work, 26 * GIB)
+    assert Keep.NOTHING in free.keep
+    assert free.host_bytes > 2 * GIB
+    with pytest.raises(ConfigError, match=r"of the host's memory, of 0\.5 GiB.*max_tokens"):
+        plan_memory(work, 23 * GIB, host_room=GIB // 2)
+    assert plan_memory(work, 40 * GIB, host_room=2 * GIB).host_bytes <= 2 * GIB
+
+
+@pytest.mark.parametrize(
+    ("quantize", "tokens", "keep", "peak"),
+    [
+        (Quantize.NF4, 4096, Keep.ALL, 18.69),
+        (Quantize.FP8, 16384, Keep.ALL, 63.72),
+    ],
+)
+def test_the_plan_of_a_quantised_base_is_within_three_percent_too(quantize, tokens, keep, peak):
+    work = _work(tokens=tokens)
+    work = Workload(work.shape, work.lora, tokens, torch.bfloat16, ragged=True, quantize=quantize)
+    plan = plan_memory(work, 80 * GIB, keep=keep)
+    assert plan.total_bytes / GIB == pytest.approx(peak, rel=0.03)
+
+
+def test_the_embedding_moves_before_anything_is_computed_twice_and_not_without_need():
+    assert not plan_memory(_work(tokens=4096), 40 * GIB).host_embedding
+    tight = plan_memory(_work(tokens=4096), 27 * GIB)
+    assert tight.host_embedding
+    assert "the embedding lies on the host" in tight.sentence()
+    tied = _work("qwen2.5-1.5b", tokens=65536)
+    assert not plan_memory(tied, 16 * GIB).host_embedding
