@@ -135,19 +135,18 @@ def bench_step(
     assert decoder.adapter is not None
     optimizer = AdapterOptimizer(decoder.adapter.weights, OptimizerConfig(), dtype=decoder.dtype)
     decoder.train()
-    vocabulary = decoder.shape.vocab_size
-    batches = [_rows(documents, vocabulary, n, max_tokens) for n in range(steps + _WARM_UP)]
+    size, num = decoder.shape.vocab_size, steps + _WARM_UP
+    batches = [_rows(documents, size, step, max_tokens) for step in range(num)]
     longest = max(len(row.tokens_T) for rows in batches for row in rows)
     plan = fit(decoder, lora, longest, budget_gib, keep=kept)
     first, seconds, finished = _timed(decoder, batches, optimizer, profile=profile)
     _require_change([layer.lora_B for layer in adapted_layers(decoder).values()], finished)
-    done = _operations(decoder, lora, batches[_WARM_UP:])
     return StepTiming(
         milliseconds=seconds * 1e3,
         tokens_per_second=sum(m.num_tokens for m in finished) / steps / seconds,
         target_tokens_per_second=sum(m.losses.num_targets for m in finished) / steps / seconds,
         peak_gib=torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None,
-        mfu=_mfu(done / seconds, device),
+        mfu=_mfu(_operations(decoder, lora, batches[_WARM_UP:]) / seconds, device),
         first_step_seconds=first,
         attention=_attention(decoder, batches[-1]),
         skipped_steps=finished[-1].skipped_steps,
@@ -224,32 +223,33 @@ def _mfu(per_second: float, device: torch.device) -> float | None:
 
 
 @contextmanager
-def emulated(card: str | None, memory_gib: float | None, device: torch.device) -> Iterator[None]:
+def emulated(card: str | None, device: torch.device) -> Iterator[float | None]:
     """Choose kernels and types as on another card, and allocate no more than it has.
 
     Its speed is not emulated, nor what its own compiler makes of the kernels.
 
     Args:
         card: its name; None for the one that is here.
-        memory_gib: most to allocate, for a card; None for what a step finds on it.
         device: what is here.
+
+    Yields:
+        GiB that a step finds on the card, for its plan; None for the one that is here.
 
     Raises:
         ConfigError: no such card, or none to emulate it on.
     """
     if card is None:
-        yield
+        yield None
         return
     other = find_card(card)
     if device.type != "cuda":
         raise ConfigError("--as: only a GPU emulates another")
     device = torch.device("cuda", torch.cuda.current_device())
-    most = int(memory_gib * 2**30) if memory_gib else other.usable_bytes
     total = torch.cuda.get_device_properties(device).total_memory
-    torch.cuda.set_per_process_memory_fraction(min(1.0, most / total), device)
+    torch.cuda.set_per_process_memory_fraction(min(1.0, other.allocatable_bytes / total), device)
     try:
         with as_capability(other.capability) if other.capability else nullcontext():
-            yield
+            yield other.usable_bytes / 2**30
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0, device)
 

@@ -49,8 +49,13 @@ class Card:
     rent: Rent | None = None
 
     @property
+    def allocatable_bytes(self) -> int:
+        """All but CUDA's own."""
+        return int((self.total_gib - _CONTEXT_GIB) * GIB)
+
+    @property
     def usable_bytes(self) -> int:
-        """What a step finds: all but CUDA's own and what is left to fragments."""
+        """What a step finds: of that, all but what is left to fragments."""
         return int((self.total_gib * (1 - MARGIN) - _CONTEXT_GIB) * GIB)
 
     @property

@@ -63,14 +63,14 @@ def step_command(
     from thinktune.loading import pick_device  # noqa: PLC0415
 
     device = pick_device()
-    with emulated(card, budget, device):
+    with emulated(card, device) as found:
         timing = bench_step(
             shape,
             documents,
             rank=rank,
             dropout=dropout,
             steps=steps,
-            budget_gib=budget,
+            budget_gib=budget or found,
             keep=keep,
             device=device,
             dtype=dtype,

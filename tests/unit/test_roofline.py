@@ -28,6 +28,18 @@ MEASURED = [
     ("qwen3-8b", "1x4096", 16, {ALL: 36}, 14999),
 ]
 """Tokens a second of whole steps on an H100, bfloat16, by what layers kept (docs/log.md)."""
+NF4, FP8, FP8_DGRAD = Quantize.NF4, Quantize.FP8, Quantize.FP8_DGRAD
+NOTHING = Keep.NOTHING
+QUANTISED = [
+    (NF4, "1x4096", {ALL: 32}, 15212),
+    (NF4, "1x4096", {INPUT: 17, NOTHING: 15}, 11731),
+    (NF4, "4x4096", {INPUT: 10, NOTHING: 22}, 12526),
+    (FP8, "1x4096", {ALL: 32}, 21548),
+    (FP8, "4x4096", {ALL: 21, HOST: 11}, 22399),
+    (FP8, "lognormal:16384", {ALL: 32}, 23636),
+    (FP8_DGRAD, "1x4096", {ALL: 32}, 18040),
+]
+"""The same for bases that are not held in bfloat16."""
 BUDGETS = [
     ("1x4096", 31, {ALL: 32}, 28.19),
     ("4x4096", 45, {ALL: 7, HOST: 25}, 43.65),
@@ -63,6 +75,18 @@ def test_tokens_a_second_are_within_five_percent_of_the_h100s(
         tokens += sum(lengths)
         seconds += _seconds(_work(shape, sum(lengths), rank), lengths, keep)
     assert tokens / seconds == pytest.approx(measured, rel=0.05)
+
+
+@pytest.mark.parametrize(("held", "documents", "kept", "measured"), QUANTISED)
+def test_a_quantised_base_is_foretold_within_a_tenth(held, documents, kept, measured):
+    keep = [kind for kind, num in kept.items() for _ in range(num)]
+    tokens, seconds = 0, 0.0
+    for step in range(2, 7):
+        lengths = document_lengths(documents, step)
+        tokens += sum(lengths)
+        work = _work("llama-3.1-8b", sum(lengths), held=held)
+        seconds += _seconds(work, lengths, keep)
+    assert tokens / seconds == pytest.approx(measured, rel=0.1)
 
 
 @pytest.mark.parametrize(("documents", "budget", "kept", "peak"), BUDGETS)
