@@ -93,8 +93,8 @@ def load_model(
     device = pick_device()
     watcher.stage(f"Loading {base_model}")
     folder = find_checkpoint(base_model, revision, tokenizer_only=not weights)
-    dtype, quantize = resolve_precision(base_dtype, device, read_config(folder))
     tokenizer = load_tokenizer(folder)
+    dtype, quantize = resolve_precision(base_dtype, device, read_config(folder))
     template = template or TemplateConfig()
     require_contract(tokenizer, template)
     if quantize is not None and weights:

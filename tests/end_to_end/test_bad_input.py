@@ -112,7 +112,7 @@ CASES: dict[str, tuple[Callable[[Folder], list[str]], list[str]]] = {
         settings("template.max_length=3", "template.overlong=drop"),
         ["no training rows are left"],
     ),
-    "a type this build lacks": (settings("base_dtype=nf4"), ["base_dtype=nf4"]),
+    "a type there is not": (settings("base_dtype=int4"), ["base_dtype='int4'", "nf4"]),
     "negative seed": (settings("--seed", "-1"), ["seed=-1"]),
     "a seed that is a word": (settings("--seed", "abc"), ["seed='abc'"]),
     "a seed beyond every generator": (settings("--seed", str(2**40)), ["4294967296"]),

@@ -12,7 +12,7 @@ from tests.tiny_models import CPU, attach_trained, tiny_checkpoint
 from thinktune.contenders import find_contender
 from thinktune.errors import ConfigError
 from thinktune.examination import EvaluationRequest, _contenders
-from thinktune.loading import load_adapted
+from thinktune.loading import load_adapted, load_model
 from thinktune.model.adapter_io import BaseIdentity, read_adapter, write_adapter
 from thinktune.model.checkpoint_io import BaseDtype, load_decoder
 from thinktune.model.decoder import Decoder
@@ -97,3 +97,12 @@ def test_another_base_can_be_asked_for_by_name(tmp_path: Path):
     assert request.name.endswith("float32")
     with pytest.raises(ConfigError, match="--base-dtype: 'int4' is none of auto, float32"):
         _contenders(EvaluationRequest(str(folder), base_dtype="int4"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"), [("fp8", "experimental"), ("fp8_dgrad", "emulated"), ("nf4", None)]
+)
+def test_what_is_not_proven_is_said_before_it_is_used(kind: str, told: str | None):
+    listener = Listener()
+    load_model(str(tiny_checkpoint("llama")), base_dtype=BaseDtype(kind), watcher=listener)
+    assert any(told in line for line in listener.told) if told else not listener.told

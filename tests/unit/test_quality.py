@@ -214,7 +214,7 @@ def test_a_claim_is_not_decided_by_too_few_seeds_or_without_what_it_is_compared_
     assert passed(replace(GOOD, trained=())) == {DGRAD: None, FP8: None}
     (missing,) = [c for g in gates(with_losses(NF4)) for c in g.checks if c.needs]
     assert missing.needs == "train nf4 with 3 seeds"
-    assert passed(replace(with_near(FP8, near(0.04, 0, 1)), trained=()))[FP8] is False
+    assert passed(replace(with_near(FP8, near(0.04, 0.0, 1.0)), trained=()))[FP8] is False
 
 
 def test_no_claim_is_made_of_a_kind_that_was_not_measured():

@@ -69,8 +69,8 @@ def train(
         raise TrainingError(out_of_memory(plan)) from error
     except KeyboardInterrupt:
         _tell(progress.finish(), progress, tracker, watcher)
-        to = _write_if_whole(decoder, progress, checkpoints, written)
-        watcher.say(f"Interrupted in step {progress.recorded + 1}; --resume goes on after {to}.")
+        last, at = _write_if_whole(decoder, progress, checkpoints, written), progress.recorded + 1
+        watcher.say(f"Interrupted in step {at}; --resume goes on after step {last}.")
         raise
     finally:
         decoder.eval()
