@@ -148,6 +148,8 @@ class Unmerged:
     lora_B: nn.Parameter
     scale: float
     dropout: float
+    sample: bytes | None
+    """Of the weight as it was stored (`Decoder.samples`)."""
 
 
 @torch.no_grad()
@@ -171,8 +173,8 @@ def merge(decoder: Decoder) -> dict[str, Unmerged]:
         assert isinstance(weight, nn.Parameter)
         assert first is not None
         assert second is not None
-        originals[name] = Unmerged(weight, first, second, layer.scale, layer.dropout)
-        decoder.samples.pop(f"{name}.weight", None)
+        sample = decoder.samples.pop(f"{name}.weight", None)
+        originals[name] = Unmerged(weight, first, second, layer.scale, layer.dropout, sample)
         update = (second @ first).mul_(layer.scale)
         layer.weight = nn.Parameter(update.add_(weight).to(weight.dtype), requires_grad=False)
     detach(decoder)
@@ -187,5 +189,7 @@ def unmerge(decoder: Decoder, originals: dict[str, Unmerged]) -> None:
         assert isinstance(layer, BaseLinear)
         layer.weight, layer.lora_A, layer.lora_B = was.weight, was.lora_A, was.lora_B
         layer.scale, layer.dropout = was.scale, was.dropout
+        if was.sample is not None:
+            decoder.samples[f"{name}.weight"] = was.sample
     decoder.join()
     decoder.bind_adapter()

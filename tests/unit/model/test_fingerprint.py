@@ -14,9 +14,9 @@ from tests.tiny_models import (
     tiny_decoder,
 )
 from thinktune.model.checkpoint_io import fingerprint, load_decoder
-from thinktune.model.lora import merge
+from thinktune.model.lora import merge, unmerge
 
-DTYPES = (torch.float32, torch.bfloat16)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
@@ -54,3 +54,18 @@ def test_a_base_with_an_adapter_merged_into_it_has_another_fingerprint():
     attach_trained(decoder)
     merge(decoder)
     assert fingerprint(decoder) != before
+
+
+def test_a_float16_base_has_its_fingerprint_again_when_the_adapter_is_taken_out(tmp_path: Path):
+    model = make_model("llama", vocab_size=4001)
+    with torch.no_grad():  # float16 cannot hold all of these to the last bit
+        model.model.layers[0].mlp.up_proj.weight.mul_(1e-6)
+    save_model(model.bfloat16(), tmp_path)
+    decoder = load_decoder(tmp_path, dtype=torch.float16, device=CPU)
+    before = fingerprint(decoder)
+    assert before == fingerprint(load_decoder(tmp_path, dtype=torch.bfloat16, device=CPU))
+    attach_trained(decoder)
+    originals = merge(decoder)
+    assert fingerprint(decoder) != before
+    unmerge(decoder, originals)
+    assert fingerprint(decoder) == before
