@@ -4,14 +4,13 @@ import difflib
 from dataclasses import dataclass
 
 from thinktune.errors import ConfigError
+from thinktune.kernels.language import BFLOAT16_FROM, FP8_FROM
 
 GIB = 2**30
 MARGIN = 0.04
 """Share of a card left to fragments of memory, as in `thinktune.training.fitting`."""
 _CONTEXT_GIB = 0.5
 """What CUDA and the code of its libraries take before anything is computed."""
-_BFLOAT16_FROM, _FP8_FROM = (8, 0), (8, 9)
-"""Compute capabilities: Ampere, and Ada (CUDA C++ Programming Guide, compute capabilities)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +60,12 @@ class Card:
     @property
     def has_bfloat16(self) -> bool:
         """Whether it multiplies bfloat16; taken for granted where nothing is known."""
-        return self.capability is None or self.capability >= _BFLOAT16_FROM
+        return self.capability is None or self.capability >= BFLOAT16_FROM
 
     @property
     def has_fp8(self) -> bool:
         """Whether it multiplies 8-bit floats; taken for granted where nothing is known."""
-        return self.capability is None or self.capability >= _FP8_FROM
+        return self.capability is None or self.capability >= FP8_FROM
 
     @property
     def attends_ragged(self) -> bool:

@@ -139,7 +139,7 @@ class Yardstick:
         assert decoder.adapter is not None
         longest = max(row.num_tokens for rows in self._steps for row in rows)
         fit(decoder, self._lora, longest, None)
-        optimizer = _NoUpdate(decoder.adapter.weights, OptimizerConfig())
+        optimizer = _NoUpdate(decoder.adapter.weights, OptimizerConfig(), decoder.dtype)
         results = []
         for number, rows in enumerate(self._steps):
             there = [row.to(decoder.device) for row in rows]

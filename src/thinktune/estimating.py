@@ -177,10 +177,8 @@ def _on_card(run: FedRun, card: Card, room: int, usd_an_hour: float | None) -> C
 
 def _plan(work: Workload, card: Card, budget: int) -> MemoryPlan:
     """As `thinktune.training.fitting` plans; the host is taken to have the card's memory."""
-    link = None
-    if card.speed is not None:
-        link = host_link(work, card.speed, int(card.total_gib * GIB) // 2)
-    return plan_memory(work, budget, link=link)
+    link = None if card.speed is None else host_link(work, card.speed)
+    return plan_memory(work, budget, link=link, host_room=int(card.total_gib * GIB) // 2)
 
 
 def _told(precision: Precision) -> str:

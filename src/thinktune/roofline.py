@@ -156,7 +156,7 @@ def update_seconds(work: Workload, speed: Speed) -> float:
     return 2 * adapter_bytes(work) / (_MEMORY * speed.gb_a_second * 1e9)
 
 
-def host_link(work: Workload, speed: Speed, room_bytes: int) -> HostLink:
+def host_link(work: Workload, speed: Speed) -> HostLink:
     """How fast a card's products go to its host, as `thinktune.training.fitting` measures it."""
     sent = work.max_tokens * 2 * work.shape.intermediate_size * work.dtype.itemsize
     base = 2.0 * work.max_tokens * sum(a * b for a, b in widths(work.shape).values())
@@ -165,5 +165,4 @@ def host_link(work: Workload, speed: Speed, room_bytes: int) -> HostLink:
     return HostLink(
         sent / (_LINK * speed.link_gb_a_second * 1e9),
         layer / (_PRODUCTS * speed.tflops * 1e12),
-        room_bytes,
     )

@@ -94,7 +94,7 @@ def test_without_the_card_layers_are_planned_to_keep_what_they_kept_on_it(
     documents, budget, kept, peak
 ):
     work = _work("llama-3.1-8b", sum(document_lengths(documents, 0)))
-    plan = plan_memory(work, budget * GIB, link=host_link(work, H100, 64 * GIB))
+    plan = plan_memory(work, budget * GIB, link=host_link(work, H100), host_room=64 * GIB)
     for kind in Keep:
         # Up to 4: when it was measured, the embedding could not lie on the host.
         assert abs(plan.keep.count(kind) - kept.get(kind, 0)) <= 4

@@ -30,6 +30,10 @@ def runs_fused(x: Tensor) -> bool:
     return triton is not None and placed and x.dtype in _TYPES
 
 
+BFLOAT16_FROM, FP8_FROM = (8, 0), (8, 9)
+"""Compute capabilities: Ampere, and Ada (CUDA C++ Programming Guide, compute capabilities)."""
+
+
 # No ContextVar, which a backward pass, in a thread of its own, would not see.
 _EMULATED: tuple[int, int] | None = None
 

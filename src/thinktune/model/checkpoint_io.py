@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from thinktune.errors import CheckpointError, ConfigError
-from thinktune.kernels.language import capability
+from thinktune.kernels.language import BFLOAT16_FROM, FP8_FROM, capability
 from thinktune.model.decoder import Decoder
 from thinktune.model.embedded import EMBEDDED_PREFIX, embedded_checkpoint
 from thinktune.model.held_weights import NF4, Quantize
@@ -113,7 +113,7 @@ class Precision(NamedTuple):
 def default_dtype(device: torch.device) -> torch.dtype:
     """bf16 where the hardware multiplies it natively; else fp16 on a GPU, float32 on a CPU."""
     if device.type == "cuda":
-        native = capability(device) >= (8, 0)
+        native = capability(device) >= BFLOAT16_FROM
         return torch.bfloat16 if native else torch.float16
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if native else torch.float32
@@ -146,7 +146,7 @@ def resolve_precision(
                 f"base_dtype=bfloat16: this GPU (compute capability {_dotted(here)}) does "
                 "not multiply bfloat16; use base_dtype=auto (float16 here), or nf4"
             )
-        if base_dtype in (BaseDtype.FP8, BaseDtype.FP8_DGRAD) and here < (8, 9):
+        if base_dtype in (BaseDtype.FP8, BaseDtype.FP8_DGRAD) and here < FP8_FROM:
             raise ConfigError(
                 f"base_dtype={base_dtype}: this GPU (compute capability {_dotted(here)}) "
                 "has no FP8; Ada and Hopper have. Use base_dtype=auto, or nf4"

@@ -20,7 +20,7 @@ from jaxtyping import Float, Float8e4m3fn
 from torch import Tensor
 
 from thinktune.kernels import fp8 as kernel
-from thinktune.kernels.language import runs_fused
+from thinktune.kernels.language import FP8_FROM, capability, runs_fused
 from thinktune.ops.rms_norm import add_rms_norm, rms_norm_backward, rms_norm_forward
 from thinktune.ops.update import Update, add_in_place
 
@@ -42,7 +42,7 @@ class FP8Rows(NamedTuple):
 
 def runs_fp8(device: torch.device) -> bool:
     """Whether tensor cores there multiply E4M3: Ada, Hopper and later."""
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9)
+    return device.type == "cuda" and capability(device) >= FP8_FROM
 
 
 def quantize_fp8_weight(

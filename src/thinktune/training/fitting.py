@@ -49,9 +49,10 @@ def fit(
     work = Workload(shape, lora, max_tokens, decoder.dtype, ragged, decoder.quantize)
     free = free_bytes(device)
     budget = min(free, int(budget_gib * _GIB)) if budget_gib else free
-    plan = plan_memory(work, budget, keep=keep, host_room=host_room())
+    room = host_room()
+    plan = plan_memory(work, budget, keep=keep, host_room=room)
     if Keep.NO_MLP in plan.keep and keep is None:
-        plan = plan_memory(work, budget, link=measure_link(work, device), host_room=host_room())
+        plan = plan_memory(work, budget, link=measure_link(work, device), host_room=room)
     decoder.plan(plan.keep, max_tokens, host_embedding=plan.host_embedding)
     return plan
 
@@ -90,7 +91,7 @@ def measure_link(work: Workload, device: torch.device) -> HostLink:
     attended = shape.num_attention_heads * shape.head_dim * work.max_tokens
     share = (others + attended) / (D * width)
     scale = work.max_tokens / rows
-    return HostLink(send * scale, product * share * scale, host_room())
+    return HostLink(send * scale, product * share * scale)
 
 
 def _timed(call: Callable[[], object], device: torch.device) -> float:

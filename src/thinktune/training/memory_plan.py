@@ -29,8 +29,6 @@ class HostLink:
     """To send one layer's gate and up products of a full row."""
     layer_seconds: float
     """Of one layer's forward on it."""
-    room_bytes: int
-    """Host memory that may be used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +52,11 @@ class MemoryPlan:
     def total_bytes(self) -> int:
         """Peak of what is allocated on the device."""
         return self.base_bytes + self.adapter_bytes + self.kept_bytes + self.working_bytes
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether nothing is computed again, or waits on the host."""
+        return {*self.keep} == {Keep.ALL}
 
     def sentence(self) -> str:
         """The plan, for whoever watches."""
@@ -98,7 +101,7 @@ def plan_memory(
     if keep is not None:
         return _summed(work, (keep,) * layers, budget_bytes)
     fitting = _most_kept(work, budget_bytes, host_room)
-    if not work.shape.tie_word_embeddings and (fitting is None or _rungs(fitting) < layers * 4):
+    if not work.shape.tie_word_embeddings and (fitting is None or not fitting.keeps_all):
         # What it takes to read the embedding over the link, one layer kept more gives back.
         moved = _most_kept(work, budget_bytes, host_room, host_embedding=True)
         if moved is not None and (fitting is None or _rungs(moved) > _rungs(fitting)):
@@ -108,7 +111,7 @@ def plan_memory(
     again = fitting.keep.count(Keep.NO_MLP)
     if link is None or again <= NUM_SLOTS or again + fitting.keep.count(Keep.ALL) < layers:
         return fitting
-    return _with_host(work, fitting, link)
+    return _with_host(work, fitting, link, host_room)
 
 
 def _most_kept(
@@ -130,13 +133,17 @@ def _rungs(plan: MemoryPlan) -> int:
     return sum(_LADDER.index(kind) for kind in plan.keep)
 
 
-def _with_host(work: Workload, plan: MemoryPlan, link: HostLink) -> MemoryPlan:
+def _with_host(
+    work: Workload, plan: MemoryPlan, link: HostLink, host_room: int | None
+) -> MemoryPlan:
     """Let the host hold what it can take in time; its slots cost the room of two layers."""
     layers = work.shape.num_hidden_layers
     each = work.max_tokens * 2 * work.shape.intermediate_size * work.dtype.itemsize
-    in_time = int(layers * link.layer_seconds / link.send_seconds)
-    room = link.room_bytes - (embedding_bytes(work) if plan.host_embedding else 0)
-    most = min(in_time, max(0, room) // each) + NUM_SLOTS
+    most = int(layers * link.layer_seconds / link.send_seconds)
+    if host_room is not None:
+        taken = embedding_bytes(work) if plan.host_embedding else 0
+        most = min(most, max(0, host_room - taken) // each)
+    most += NUM_SLOTS
     full = max(0, plan.keep.count(Keep.ALL) - NUM_SLOTS)
     while full >= 0:
         hosted = min(most, layers - full)

@@ -27,7 +27,7 @@ MEASURED = [
     ("llama-3.1-8b", 32768, 16, Keep.INPUT, 29.62),
     ("qwen3-8b", 4096, 16, Keep.ALL, 28.59),
 ]
-FAST_LINK = HostLink(send_seconds=0.017, layer_seconds=0.0125, room_bytes=64 * GIB)
+FAST_LINK = HostLink(send_seconds=0.017, layer_seconds=0.0125)
 
 
 def _work(shape: str = "llama-3.1-8b", tokens: int = 16384, rank: int = 16) -> Workload:
@@ -68,10 +68,10 @@ def test_the_host_takes_products_that_would_be_computed_again_and_no_more_than_i
     assert alone.keep.count(Keep.NO_MLP) > 20
     assert helped.keep.count(Keep.NO_MLP) < 4
     assert helped.host_bytes > 15 * GIB
-    slow = HostLink(send_seconds=0.2, layer_seconds=0.0125, room_bytes=64 * GIB)
+    slow = HostLink(send_seconds=0.2, layer_seconds=0.0125)
     assert plan_memory(_work(), 45 * GIB, link=slow).keep.count(Keep.HOST) <= 4
-    little = HostLink(send_seconds=0.017, layer_seconds=0.0125, room_bytes=5 * GIB)
-    assert plan_memory(_work(), 45 * GIB, link=little).host_bytes <= 5 * GIB
+    little = plan_memory(_work(), 45 * GIB, link=FAST_LINK, host_room=5 * GIB)
+    assert little.host_bytes <= 5 * GIB
 
 
 def test_what_does_not_fit_is_refused_with_its_parts_and_the_way_out():
