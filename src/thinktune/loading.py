@@ -1,5 +1,6 @@
 """A run's model and records, found, checked, and ready to be asked or trained."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,8 +62,16 @@ class Data:
 
 
 def pick_device() -> torch.device:
-    """The first CUDA device, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The first CUDA device, else the CPU.
+
+    Memory of a CUDA device is taken in segments that grow, unless the environment says how: with
+    fixed ones a step planned to fill a small card ends in fragments.
+    """
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    return torch.device("cuda")
 
 
 def load_model(
@@ -97,8 +106,8 @@ def load_model(
     dtype, quantize = resolve_precision(base_dtype, device, read_config(folder))
     template = template or TemplateConfig()
     require_contract(tokenizer, template)
-    if quantize is not None and weights:
-        _tell_quality(quantize, device, watcher)
+    if quantize in (Quantize.FP8, Quantize.FP8_DGRAD) and weights and device.type != "cuda":
+        watcher.say("FP8 is emulated here: the numbers are right, and nothing is faster.")
     if weights:
         decoder = load_decoder(folder, dtype=dtype, device=device, quantize=quantize)
     else:
@@ -106,17 +115,6 @@ def load_model(
             decoder = Decoder(shape_from_config(read_config(folder)))
     base = BaseIdentity(base_model, revision, fingerprint(decoder) if weights else None)
     return Model(decoder, tokenizer, Template.from_tokenizer(tokenizer, template), base)
-
-
-def _tell_quality(quantize: Quantize, device: torch.device, watcher: Watcher) -> None:
-    """What is not proven, or not fast, is said before it is used."""
-    if quantize is Quantize.FP8:
-        watcher.say(
-            "base_dtype=fp8 is experimental: on SmolLM2-135M it passed every test of quality but "
-            "one, by a hair (docs/will-it-fit.md); fp8_dgrad passed all, nf4 is far less exact."
-        )
-    if quantize in (Quantize.FP8, Quantize.FP8_DGRAD) and device.type != "cuda":
-        watcher.say("FP8 is emulated here: the numbers are right, and nothing is faster.")
 
 
 def load_run_model(path: str | Path, watcher: Watcher | None = None) -> tuple[Model, RunConfig]:

@@ -53,6 +53,7 @@ PACKS = {
     "one token": (4, 4, 64, (1,)),
     "many": (8, 2, 128, (97, 1, 300, 64, 13, 32, 33)),
     "one key head": (3, 1, 80, (128, 5)),
+    "one token apart": (4, 2, 64, (1, 70, 2)),
     "a long one among short ones": (4, 1, 64, (3,) * 60 + (2047,)),
     "wide heads": (2, 1, 256, (65, 200)),
 }
@@ -255,12 +256,21 @@ def test_the_loss_of_60_steps_follows_float32s_and_no_step_is_skipped(
 
 
 @BY_MODEL
-def test_greedy_completions_are_those_of_float32(name: str, tmp_path: Path) -> None:
+def test_greedy_completions_take_what_float32_puts_first_or_as_good_as_first(
+    name: str, tmp_path: Path
+) -> None:
     prompts = [[5, 6, 7], [11] * 40, [3]]
     config = GenerationConfig(max_new_tokens=8, temperature=0, top_p=1)
-    found = []
-    for dtype in (HALF, torch.float32):
-        decoder = _decoder(name, tmp_path, dtype)
-        done = generate(decoder, chatml(), prompts, config, stop_token_ids=[0], batch_size=2)
-        found.append([completion.tokens for completion in done])
-    assert found[0] == found[1]
+    done = generate(
+        _decoder(name, tmp_path), chatml(), prompts, config, stop_token_ids=[0], batch_size=2
+    )
+    exact = _decoder(name, tmp_path, torch.float32)
+    for prompt, completion in zip(prompts, done, strict=True):
+        tokens = torch.tensor([*prompt, *completion.tokens], device=CUDA)[:-1]
+        places = torch.arange(len(tokens), device=CUDA)
+        with torch.no_grad():
+            hidden = exact(tokens, places, PackedAttention([len(tokens)]))
+        logits = exact.logits(hidden[len(prompt) - 1 :])
+        taken = logits.gather(1, torch.tensor(completion.tokens, device=CUDA)[:, None])[:, 0]
+        # The choices of random weights lie close together, other tokens several deviations below.
+        assert (logits.amax(1) - taken).max() < 0.05 * logits.std()

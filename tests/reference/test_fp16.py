@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import peft
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
@@ -31,6 +33,7 @@ from thinktune.model.decoder import Decoder
 from thinktune.model.kept import Keep
 from thinktune.model.lora import ALL_LINEAR, LoRAConfig, adapter_parameters
 from thinktune.ops.attention import Kernel, PackedAttention
+from thinktune.ops.cuda_attention import even_runs
 from thinktune.ops.linear_cross_entropy import linear_cross_entropy
 from thinktune.ops.rms_norm import add_rms_norm, residual_add, rms_norm_backward
 from thinktune.training.optimizer import AdapterOptimizer, OptimizerConfig
@@ -297,3 +300,11 @@ def test_the_stream_of_other_types_is_their_own():
     decoder = _decoder("llama_rope_scaled")
     assert decoder.stream_dtype == torch.float32
     assert hidden_of(decoder, random_documents((3,))).dtype == HALF
+
+
+@given(st.lists(st.integers(1, 3000), min_size=1, max_size=40))
+def test_runs_of_documents_never_take_more_than_one_document_as_long_as_the_row(lengths: list[int]):
+    runs = even_runs(lengths)
+    assert [length for run in runs for length in run] == lengths
+    assert all(len(run) * max(run) <= sum(lengths) for run in runs)
+    assert len(even_runs([max(lengths)] * len(lengths))) == 1

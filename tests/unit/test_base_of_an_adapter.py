@@ -100,9 +100,9 @@ def test_another_base_can_be_asked_for_by_name(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "told"), [("fp8", "experimental"), ("fp8_dgrad", "emulated"), ("nf4", None)]
+    ("kind", "told"), [("fp8", "emulated"), ("fp8_dgrad", "emulated"), ("nf4", None)]
 )
-def test_what_is_not_proven_is_said_before_it_is_used(kind: str, told: str | None):
+def test_what_is_not_fast_is_said_before_it_is_used(kind: str, told: str | None):
     listener = Listener()
     load_model(str(tiny_checkpoint("llama")), base_dtype=BaseDtype(kind), watcher=listener)
     assert any(told in line for line in listener.told) if told else not listener.told

@@ -94,7 +94,7 @@ class PackedAttention:
         if kernel is Kernel.FLASH:
             return cuda.flash(q, k, v, self._documents(q.device))
         if kernel is Kernel.EFFICIENT:
-            return cuda.efficient(q, k, v, self._documents(q.device))
+            return cuda.efficient(q, k, v, self._runs(q.device))
         q, k, v = (x.detach().requires_grad_() for x in (q, k, v))
         with torch.enable_grad():
             out = packed_attention(q, k, v, self.lengths, self.prefix_length)
@@ -126,7 +126,7 @@ class PackedAttention:
         if kernel is Kernel.FLASH:
             return cuda.flash_backward(grad, qkv, out, saved, self._documents(grad.device))
         if kernel is Kernel.EFFICIENT:
-            return cuda.efficient_backward(grad, qkv, out, saved, self._documents(grad.device))
+            return cuda.efficient_backward(grad, qkv, out, saved, self._runs(grad.device))
         graph, leaves = saved
         return torch.autograd.grad(graph, leaves, grad)
 
@@ -138,6 +138,12 @@ class PackedAttention:
     def _documents(self, device: torch.device) -> cuda.Documents:
         if self._places is None:
             self._places = cuda.documents(self.lengths, device)
+        return self._places
+
+    def _runs(self, device: torch.device) -> list[cuda.Documents]:
+        if self._places is None:
+            runs = cuda.even_runs(self.lengths)
+            self._places = [cuda.documents(run, device) for run in runs]
         return self._places
 
 

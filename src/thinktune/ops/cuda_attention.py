@@ -3,7 +3,7 @@
 Each comes with the backward that belongs to it, called directly: no graph is built.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -63,38 +63,65 @@ def flash_backward(
     )
 
 
+def even_runs(lengths: Sequence[int]) -> list[list[int]]:
+    """Neighbouring documents together as long as, each padded to the longest, they fill a row.
+
+    The memory-efficient kernel takes memory by documents times longest; so it never takes more
+    than for one document as long as the row.
+
+    >>> even_runs([5, 5, 5, 900, 80])
+    [[5, 5, 5], [900], [80]]
+    """
+    tokens, runs = sum(lengths), [[]]
+    for length in lengths:
+        if runs[-1] and (len(runs[-1]) + 1) * max(*runs[-1], length) > tokens:
+            runs.append([])
+        runs[-1].append(length)
+    return runs
+
+
 def efficient(
     q: Float[Tensor, "T N H"],
     k: Float[Tensor, "T K H"],
     v: Float[Tensor, "T K H"],
-    where: Documents,
+    runs: Sequence[Documents],
 ) -> tuple[Float[Tensor, "T N H"], Any]:
     """The memory-efficient kernel (arXiv:2112.05682): on every card, heads of every width.
 
-    All documents in one launch. It has no groups of heads: keys and values are repeated for the
-    time of the call. Its log-sum-exps come padded to the longest document, (B, N, longest);
-    (T, N) of them are kept.
+    One launch for each of the `even_runs`. It has no groups of heads: keys and values are
+    repeated for the time of the call. Its log-sum-exps come padded to the longest document,
+    (B, N, longest); (T, N) of them are kept.
 
     Returns:
         What was attended to, and what its backward wants back.
     """
-    ends, longest, groups = where.ends, where.longest, q.shape[1] // k.shape[1]
-    k, v = (x.repeat_interleave(groups, 1)[None] for x in (k, v))
-    out, lse_BNL, *random, _, _ = _aten._efficient_attention_forward(
-        q[None], k, v, None, ends, ends, longest, longest, 0.0, _CAUSAL, True
-    )
-    return out[0], (lse_BNL[where.document_T, :, where.place_T], *random)
+    groups, outs, saved = q.shape[1] // k.shape[1], [], []
+    for where, *part in _pieces(runs, q, k, v):
+        ends, longest = where.ends, where.longest
+        k, v = (x.repeat_interleave(groups, 1)[None] for x in part[1:])
+        out, lse_BNL, *random, _, _ = _aten._efficient_attention_forward(
+            part[0][None], k, v, None, ends, ends, longest, longest, 0.0, _CAUSAL, True
+        )
+        outs.append(out[0])
+        saved.append((lse_BNL[where.document_T, :, where.place_T], *random))
+    return _joined(outs), saved
 
 
 def efficient_backward(
     grad: Float[Tensor, "T N H"],
     qkv: tuple[Tensor, Tensor, Tensor],
     out: Float[Tensor, "T N H"],
-    saved: Any,
-    where: Documents,
-) -> tuple[Tensor, Tensor, Tensor]:
+    saved: Sequence[Any],
+    runs: Sequence[Documents],
+) -> list[Tensor]:
     """Gradients of query, key and value; those of a group's heads are added up."""
-    (lse_TN, *random), (q, k, v) = saved, qkv
+    pieces = zip(_pieces(runs, grad, *qkv, out), saved, strict=True)
+    grads = [_efficient_backward(piece, kept) for piece, kept in pieces]
+    return [_joined(parts) for parts in zip(*grads, strict=True)]
+
+
+def _efficient_backward(piece: tuple, saved: Any) -> tuple[Tensor, Tensor, Tensor]:
+    (where, grad, q, k, v, out), (lse_TN, *random) = piece, saved
     ends, longest, kv_heads = where.ends, where.longest, k.shape[1]
     groups = q.shape[1] // kv_heads
     padded = -(-longest // _ALIGNED) * _ALIGNED
@@ -108,6 +135,16 @@ def efficient_backward(
     )  # fmt: skip
     grad_k, grad_v = (x[0].unflatten(1, (kv_heads, groups)).sum(2) for x in grads)
     return grad_q[0], grad_k, grad_v
+
+
+def _pieces(runs: Sequence[Documents], *xs: Tensor) -> Iterator[tuple]:
+    """What belongs to each run."""
+    sizes = [len(run.place_T) for run in runs]
+    return zip(runs, *(x.split(sizes) for x in xs), strict=True)
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return torch.cat(list(parts)) if len(parts) > 1 else parts[0]
 
 
 def _as_batch(x_LNH: Tensor) -> Tensor:
