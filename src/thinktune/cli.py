@@ -1,9 +1,11 @@
 """The verbs of the command line; each is thin and calls the pipeline."""
 
+import errno
 import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -17,7 +19,9 @@ from thinktune.cli_data import data_app
 from thinktune.cli_distill import distill_command
 from thinktune.cli_estimate import estimate_command
 from thinktune.cli_evaluate import evaluate_command, show_evaluation
+from thinktune.cli_runs import runs_command
 from thinktune.errors import ThinktuneError
+from thinktune.interruption import exit_code
 
 if TYPE_CHECKING:  # torch takes seconds; --help must not
     from thinktune.config import RunConfig
@@ -35,7 +39,19 @@ app.add_typer(bench_app, name="bench")
 app.command("estimate")(estimate_command)
 app.command("distill")(distill_command)
 app.command("evaluate")(evaluate_command)
+app.command("runs")(runs_command)
 console = Console()
+_LONGEST_MESSAGE = 2000
+
+
+class Resume(StrEnum):
+    """Which run ``train --resume`` goes on with."""
+
+    AUTO = "auto"
+    """The last, or a new one."""
+    LAST = "last"
+    """The last; there must be one."""
+
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="Settings to change, as `lora.rank=32`.")
@@ -68,7 +84,7 @@ def _with_seed(overrides: list[str] | None, seed: str | None) -> list[str]:
     return [*(overrides or []), *([] if seed is None else [f"seed={seed}"])]
 
 
-def _run(recipe: str, overrides: list[str], *, resume: bool, compare_after: bool) -> None:
+def _run(recipe: str, overrides: list[str], *, resume: Resume | None, compare_after: bool) -> None:
     from thinktune import pipeline  # noqa: PLC0415
     from thinktune.config import read_recipe  # noqa: PLC0415
     from thinktune.live_view import LiveView  # noqa: PLC0415
@@ -78,7 +94,7 @@ def _run(recipe: str, overrides: list[str], *, resume: bool, compare_after: bool
         outcome = pipeline.run_recipe(
             config,
             _recipe_name(recipe),
-            resume=resume,
+            resume="auto" if resume is Resume.AUTO else resume is Resume.LAST,
             compare_after=compare_after,
             watcher=watcher,
         )
@@ -86,7 +102,7 @@ def _run(recipe: str, overrides: list[str], *, resume: bool, compare_after: bool
 
 
 def _show(outcome: "Outcome", config: "RunConfig") -> None:
-    show_evaluation(outcome, num_shown=config.evaluation.num_shown, seed=config.seed)
+    show_evaluation(outcome, seed=config.seed)
     path = shlex.quote(str(outcome.folder))
     for what, shown in (
         ("Run folder", str(outcome.folder)),
@@ -103,7 +119,7 @@ def demo(overrides: Overrides = None, seed: Seed = None) -> None:
     """
     recipe = "clinic-en-smollm2"
     _inspect_recipe(recipe, _with_seed(overrides, seed))
-    _run(recipe, _with_seed(overrides, seed), resume=False, compare_after=True)
+    _run(recipe, _with_seed(overrides, seed), resume=None, compare_after=True)
 
 
 def _inspect_recipe(recipe: str, overrides: list[str]) -> None:
@@ -123,15 +139,18 @@ def train(
     overrides: Overrides = None,
     seed: Seed = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the interrupted run of this recipe.")
-    ] = False,
+        Resume | None,
+        typer.Option(
+            help="Go on with the interrupted run of this recipe: auto begins one if there is none."
+        ),
+    ] = None,
     compare: Annotated[
         bool, typer.Option(help="Answer the held-out questions before and after.")
     ] = True,
 ) -> None:
     """Train an adapter by a recipe, and compare answers before and after.
 
-    Example: `thinktune train my.yaml lora.rank=32 output_dir=runs/first`
+    Example: `thinktune train my.yaml lora.rank=32 output_dir=runs/first --resume auto`
     """
     _run(recipe, _with_seed(overrides, seed), resume=resume, compare_after=compare)
 
@@ -181,10 +200,17 @@ def chat(
     Example: `thinktune chat runs/first -q "Runny nose and sneezing for two days, no fever."`
     """
     from thinktune.chat import open_chat, talk  # noqa: PLC0415
+    from thinktune.live_view import LiveView  # noqa: PLC0415
 
-    conversation = open_chat(
-        model, adapter=adapter, temperature=temperature, max_new_tokens=max_new_tokens, seed=seed
-    )
+    with LiveView(Console(stderr=True), brief=True) as watcher:
+        conversation = open_chat(
+            model,
+            adapter=adapter,
+            temperature=temperature,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+            watcher=watcher,
+        )
     talk(conversation, console, question)
 
 
@@ -196,15 +222,20 @@ def _plain_errors() -> Iterator[None]:
     except ThinktuneError as error:
         _refuse(str(error))
     except OSError as error:
-        if error.filename is None:
+        if error.strerror is None:
             raise
-        _refuse(f"{error.filename}: {error.strerror}")
+        where = error.filename or "a file could not be written"
+        full = "; make room, then the same command goes on (train: with --resume auto)"
+        _refuse(f"{where}: {error.strerror}{full if error.errno == errno.ENOSPC else ''}")
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(exit_code())
+    except SystemExit as error:  # typer turns an interrupt into this
+        sys.exit(exit_code() if error.code == 130 else error.code)
 
 
 def _refuse(message: str) -> NoReturn:
-    line = Text.assemble(("error: ", "bold red"), " ".join(message.split()))
+    shown = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in " ".join(message.split()))
+    line = Text.assemble(("error: ", "bold red"), shown[:_LONGEST_MESSAGE])
     Console(stderr=True).print(line, soft_wrap=True)
     sys.exit(2)
 

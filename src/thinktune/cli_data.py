@@ -8,18 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import (
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-)
 from rich.text import Text
 
 from thinktune.cli_mend import VERBS
 from thinktune.cli_source import Column, Patterns, Revision, SourceName, Split, name_source
 from thinktune.errors import DataError
+from thinktune.live_view import LiveView
 
 if TYPE_CHECKING:  # torch takes seconds; --help must not
     from thinktune.data.example import Example
@@ -116,27 +110,16 @@ def _inspect(
     """Inspect a source, showing how many rows were read and how far the comparison is."""
     from thinktune.data.inspection import inspect  # noqa: PLC0415
 
-    errors = Console(stderr=True)
-    with Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=errors,
-        disable=not errors.is_terminal,
-        transient=True,
-    ) as progress:
-        comparing = progress.add_task("looking for near-duplicates", visible=False)
+    with LiveView(Console(stderr=True), brief=True) as watcher:
+        told = source.told(watcher)
         return inspect(
-            progress.track(source.read(), description="reading"),
+            told.read(),
             heldout=heldout,
             template=template,
             max_length=max_length,
             near=near or None,
             base_words=base_words,
-            progress=lambda done, of: progress.update(
-                comparing, completed=done, total=of, visible=True
-            ),
+            progress=told.search_progress(),
         )
 
 

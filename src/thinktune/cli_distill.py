@@ -2,107 +2,22 @@
 
 import json
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
 from thinktune.cli_source import Column, Patterns
 from thinktune.errors import ConfigError
-from thinktune.tracking import Metrics
+from thinktune.live_view import LiveView
 
 if TYPE_CHECKING:
     from thinktune.teacher.card import Distilled
 
 console = Console()
-_TOLD_AT = 0.1
-"""Where the output is no terminal, a line for each such share."""
-
-
-class DistillView:
-    """Watches a distillation: done, time left, rate, tokens and cost so far."""
-
-    def __init__(self, console: Console) -> None:
-        """Show on ``console``; use it as a context manager."""
-        self._console = console
-        self._progress = Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=16),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[told]}", style="cyan"),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._task: TaskID | None = None
-        self._total, self._told = 0, 0.0
-
-    def __enter__(self) -> "DistillView":
-        """Start drawing."""
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Stop drawing; what was drawn stays."""
-        self._progress.stop()
-
-    def stage(self, title: str, total: int | None = None) -> None:
-        """Begin a new line of progress."""
-        self._total, self._told = total or 0, 0.0
-        self._task = self._progress.add_task(escape(title), total=total, told="")
-        if not self._console.is_terminal:
-            self._console.print(f"- {title} ({self._total})", markup=False, soft_wrap=True)
-
-    def advance(self, done: int, numbers: Metrics | None = None) -> None:
-        """Move the line on, and show the latest numbers."""
-        told = _numbers(numbers or {})
-        if self._task is not None:
-            self._progress.update(self._task, completed=done, told=told)
-        share = done / self._total if self._total else 1.0
-        if not self._console.is_terminal and numbers and share >= self._told + _TOLD_AT:
-            self._told = share
-            self._console.print(f"  {done}/{self._total}  {told}", markup=False, soft_wrap=True)
-
-    def say(self, text: str) -> None:
-        """Print a line that stays above the view."""
-        self._console.print(text, markup=False, style="yellow", soft_wrap=True)
-
-
-def _numbers(numbers: Metrics) -> str:
-    shown = []
-    for key, form in (
-        ("requests_per_minute", "{:.0f}/min"),
-        ("tokens_per_second", "{:.0f} tokens/s"),
-        ("tokens", "{:,} tokens"),
-        ("cost", "cost {:.4f}"),
-        ("retries", "{:,} retries"),
-        ("set_aside", "{:,} set aside"),
-    ):
-        value = numbers.get(key)
-        if isinstance(value, int | float) and (value or key == "cost"):
-            shown.append(form.format(value))
-    return "  ".join(shown)
-
 
 Questions = Annotated[str, typer.Argument(help="A file, a folder, or a Hub data set.")]
 Url = Annotated[str, typer.Option(help="Base URL of an OpenAI-compatible endpoint.")]
@@ -223,16 +138,17 @@ def _distill(source: dict[str, Any], settings: dict[str, Any], out: Path) -> "Di
     data = parse_settings(DataConfig, {"train": source["questions"], **named})
     if out.suffix != ".jsonl" or out.resolve() == Path(source["questions"]).resolve():
         raise ConfigError(f"--out {out}: name another file, ending in .jsonl")
-    examples = read_examples(
-        source["questions"],
-        split=source["split"],
-        columns=data.columns,
-        patterns=data.patterns,
-        limit=source["limit"],
-        required=("question",),
-    )
     try:
-        with DistillView(console) as view:
+        with LiveView(console) as view:
+            view.stage(f"Reading {source['questions']}")
+            examples = read_examples(
+                source["questions"],
+                split=source["split"],
+                columns=data.columns,
+                patterns=data.patterns,
+                limit=source["limit"],
+                required=("question",),
+            )
             return distill(examples, config, out, watcher=view)
     except KeyboardInterrupt:
         console.print("interrupted; what came is kept; the same command goes on", style="yellow")

@@ -55,6 +55,7 @@ def evaluate_command(
     Interrupted, it goes on where it was. Example: `thinktune evaluate runs/first --task retention`
     """
     from thinktune.examination import EvaluationRequest, evaluate  # noqa: PLC0415
+    from thinktune.interruption import interruptible  # noqa: PLC0415
     from thinktune.live_view import LiveView  # noqa: PLC0415
 
     settings = {
@@ -73,8 +74,12 @@ def evaluate_command(
         servers=_servers(server, server_model or []),
         command=shlex.join(["thinktune", *sys.argv[1:]]),
     )
-    with LiveView(console) as watcher:
-        outcome = evaluate(request, watcher)
+    with interruptible(), LiveView(console) as watcher:
+        try:
+            outcome = evaluate(request, watcher)
+        except KeyboardInterrupt:
+            watcher.say("Interrupted; every answer is kept: the same command goes on.")
+            raise
     show_evaluation(outcome)
 
 
@@ -90,7 +95,7 @@ def _servers(url: str | None, models: list[str]) -> "tuple[ServerConfig, ...]":
     return tuple(parse_settings(ServerConfig, {"url": url, "model": name}) for name in models)
 
 
-def show_evaluation(outcome: "Outcome", *, num_shown: int = 3, seed: int = 0) -> None:
+def show_evaluation(outcome: "Outcome", *, seed: int = 0) -> None:
     """Some questions side by side, the tables, the verdict, and where the report is."""
     from thinktune import view  # noqa: PLC0415
 
@@ -98,7 +103,7 @@ def show_evaluation(outcome: "Outcome", *, num_shown: int = 3, seed: int = 0) ->
         return
     first = outcome.results.tasks[0].last
     sides, titles = outcome.answered[first.task_name], list(outcome.results.titles.values())
-    console.print(view.side_by_side(sides, titles, first.purpose, num=num_shown, seed=seed))
+    console.print(view.side_by_side(sides, titles, first.purpose, seed=seed))
     console.print(view.evaluation_view(outcome.results))
     console.print()
     console.print(Text.assemble(("Report: ", "dim"), str(outcome.report)), soft_wrap=True)

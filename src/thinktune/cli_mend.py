@@ -22,9 +22,11 @@ from thinktune.cli_source import (
     name_source,
 )
 from thinktune.errors import ConfigError
+from thinktune.live_view import LiveView
 
 if TYPE_CHECKING:  # it reads data; --help must not
     from thinktune.data.cards import Mended
+    from thinktune.tracking import Watcher
 
 console = Console()
 
@@ -54,7 +56,7 @@ def convert_command(
     from thinktune.data.conversion import convert  # noqa: PLC0415
 
     read = name_source(source, split, column, pattern, revision, questions_only, skip_unusable)
-    _show(convert(read, out, to_script=to_script, force=force))
+    _make(lambda to: convert(read.told(to), out, to_script=to_script, force=force))
 
 
 def clean_command(
@@ -84,9 +86,11 @@ def clean_command(
     if names and out is None:
         raise ConfigError("clean --fix writes a new file: name it with --out FILE.jsonl")
     if names and out is not None:
-        _show(clean(read, out, fix=names, force=force))
+        _make(lambda to: clean(read.told(to), out, fix=names, force=force))
         return
-    console.print(fixes_view(survey_fixes(read)))
+    with LiveView(Console(stderr=True), brief=True) as watcher:
+        touched = survey_fixes(read.told(watcher))
+    console.print(fixes_view(touched))
 
 
 def dedup_command(
@@ -115,20 +119,18 @@ def dedup_command(
     Example: `thinktune data dedup mine.jsonl --near 0.8 --out once.jsonl`
     """
     from thinktune.data.curation import dedup  # noqa: PLC0415
-    from thinktune.mend_view import search_bar  # noqa: PLC0415
 
     read = name_source(source, split, column, pattern, revision, questions_only, skip_unusable)
-    with search_bar(console) as progress:
-        mended = dedup(
-            read,
+    _make(
+        lambda to: dedup(
+            read.told(to),
             out,
             near=near,
             keep=keep,
             drop_contradictory=drop_contradictory,
             force=force,
-            progress=progress,
         )
-    _show(mended)
+    )
 
 
 def split_command(
@@ -161,12 +163,11 @@ def split_command(
     Example: `thinktune data split mine.jsonl --heldout 0.2 --by reference --out parted`
     """
     from thinktune.data.splitting import split as split_rows  # noqa: PLC0415
-    from thinktune.mend_view import search_bar  # noqa: PLC0415
 
     read = name_source(source, split, column, pattern, revision, questions_only, skip_unusable)
-    with search_bar(console) as progress:
-        mended = split_rows(
-            read,
+    _make(
+        lambda to: split_rows(
+            read.told(to),
             out,
             heldout=heldout,
             heldout_count=heldout_count,
@@ -175,9 +176,8 @@ def split_command(
             near=near or None,
             seed=seed,
             force=force,
-            progress=progress,
         )
-    _show(mended)
+    )
 
 
 def sample_command(
@@ -205,17 +205,8 @@ def sample_command(
     from thinktune.data.sampling import sample  # noqa: PLC0415
 
     read = name_source(source, split, column, pattern, revision, questions_only, skip_unusable)
-    mended = sample(
-        read,
-        out,
-        count=count,
-        fraction=fraction,
-        by=by or (),
-        shares=shares,
-        seed=seed,
-        force=force,
-    )
-    _show(mended)
+    named = {"count": count, "fraction": fraction, "by": by or (), "shares": shares}
+    _make(lambda to: sample(read.told(to), out, **named, seed=seed, force=force))
 
 
 def mix_command(
@@ -249,7 +240,12 @@ def mix_command(
         if not name:
             raise ConfigError(f"{text}: give it a weight, as {text}=0.5")
         read.append((name_source(name, split, column, pattern, None, *how), weight))
-    _show(mix(read, out, count=count, repeat=repeat, seed=seed, force=force))
+
+    def make(watcher: "Watcher") -> "Mended":
+        told = [(source.told(watcher), weight) for source, weight in read]
+        return mix(told, out, count=count, repeat=repeat, seed=seed, force=force)
+
+    _make(make)
 
 
 def decontaminate_command(
@@ -279,12 +275,15 @@ def decontaminate_command(
 
     read = name_source(source, split, column, pattern, revision, questions_only, skip_unusable)
     other = name_source(against, against_split, against_column, against_pattern, None, True, False)
-    _show(decontaminate(read, out, against=other, force=force))
+    _make(lambda to: decontaminate(read.told(to), out, against=other.told(to), force=force))
 
 
-def _show(mended: "Mended") -> None:
+def _make(work: "Callable[[Watcher], Mended]") -> None:
+    """Do the work while its progress is shown, then show what came of it."""
     from thinktune.mend_view import mended_view  # noqa: PLC0415
 
+    with LiveView(Console(stderr=True), brief=True) as watcher:
+        mended = work(watcher)
     console.print(mended_view(mended), soft_wrap=True)
 
 

@@ -19,13 +19,13 @@ from thinktune.evaluation.tasks import EvaluationConfig
 from thinktune.generation.completion import GenerationConfig
 from thinktune.model.checkpoint_io import BaseDtype
 from thinktune.model.lora import LoRAConfig
+from thinktune.paths import user_path
 from thinktune.settings import Settings
 from thinktune.tracking import Report
 from thinktune.training.optimizer import OptimizerConfig
 from thinktune.training.schedule import TrainingConfig
 
-# What users of other trainers write, and where it is here.
-_ELSEWHERE = {
+ELSEWHERE = {
     "gradient_accumulation_steps": "training.batch_size is the examples of a whole step; how many "
     "micro-batches they make follows from packing.max_tokens",
     "per_device_train_batch_size": "use training.batch_size, the examples of a whole step",
@@ -39,12 +39,20 @@ _ELSEWHERE = {
     "lora_dropout": "use lora.dropout",
     "model_name_or_path": "use base_model",
     "lr": "use optimizer.learning_rate",
+    "adam_beta1": "use optimizer.adam_betas, the first of two",
+    "adam_beta2": "use optimizer.adam_betas, the second of two",
+    "adam_epsilon": "it is always 1e-8",
     "warmup_ratio": "use optimizer.warmup_steps",
     "logging_steps": "every step is logged",
     "bf16": "use base_dtype=bfloat16",
     "fp16": "use base_dtype=float16",
     "packing": "packing is always on; packing.max_tokens is its row length",
 }
+"""What users of other trainers write, and where it is here."""
+
+
+_MAX_DEPTH = 32
+"""Of groups and lists in a recipe; no setting is deeper than four."""
 
 
 class RunConfig(Settings):
@@ -58,6 +66,8 @@ class RunConfig(Settings):
     """Type of the frozen base weights; auto is bfloat16 where the hardware multiplies it."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Of the adapter's first values, the order of examples, dropout, and sampling."""
+    deterministic: bool = False
+    """The same numbers bit for bit when run again, on the same device; slower on a GPU."""
     data: DataConfig
     template: TemplateConfig = TemplateConfig()
     reasoning: SegmentConfig = SegmentConfig()
@@ -69,7 +79,9 @@ class RunConfig(Settings):
     generation: GenerationConfig = GenerationConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     report_to: tuple[Report, ...] = Field(default=())
-    """Trackers beside metrics.jsonl: wandb (offline unless there is a key)."""
+    """Trackers beside metrics.jsonl: wandb, tensorboard, mlflow, trackio; offline unless told."""
+    push_to_hub: str | None = None
+    """Private repository on the Hub that mirrors the run as it goes, as you/mine."""
     output_dir: str | None = None
     """Run folder; none for runs/RECIPE-DATE-TIME."""
 
@@ -81,19 +93,57 @@ class RunConfig(Settings):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML that refuses what it would otherwise drop: a setting that stands twice."""
+    """YAML with each value in its place: no setting twice, no aliases, nothing nested for ever."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Take in one value and what is in it; ten aliases of aliases can stand for millions."""
+        mark = self.peek_event().start_mark
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.MarkedYAMLError(
+                problem="an alias, *name: write the value itself", problem_mark=mark
+            )
+        if self._depth >= _MAX_DEPTH:
+            raise yaml.MarkedYAMLError(
+                problem=f"nested more than {_MAX_DEPTH} deep", problem_mark=mark
+            )
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Make the value of a node; a date that is none, say, is an error of its line."""
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError, TypeError, OverflowError):
+            kind = node.tag.rpartition(":")[2]
+            raise yaml.MarkedYAMLError(
+                problem=f"{str(node.value)[:40]!r} is no {kind}; quote it if it is text",
+                problem_mark=node.start_mark,
+            ) from None
+
+    def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Any, Any]:
         """Make a group of its lines."""
+        if not isinstance(node, yaml.MappingNode):  # !!set before a text
+            raise yaml.MarkedYAMLError(problem="not a group", problem_mark=node.start_mark)
         seen = set()
         for key, _ in node.value:
             name = str(key.value)
             if name in seen:
                 raise yaml.MarkedYAMLError(
-                    problem=f"{name} stands twice", problem_mark=key.start_mark
+                    problem=f"{name:.80} stands twice", problem_mark=key.start_mark
                 )
             seen.add(name)
-        return super().construct_mapping(node, deep)
+        group = super().construct_mapping(node, deep)
+        for name in group:
+            if not isinstance(name, str):
+                raise yaml.MarkedYAMLError(
+                    problem=f"the name {name!r:.40} is no text; quote it",
+                    problem_mark=node.start_mark,
+                )
+        return group
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -111,7 +161,7 @@ def find_recipe(recipe: str) -> Path:
     shipped = shipped_recipes()
     if recipe in shipped:
         return shipped[recipe]
-    path = Path(recipe).expanduser()
+    path = user_path(recipe)
     if path.is_file():
         return path
     near = difflib.get_close_matches(recipe, shipped, n=1)
@@ -127,10 +177,10 @@ def read_recipe(recipe: str, overrides: Sequence[str] = ()) -> RunConfig:
     """
     path = find_recipe(recipe)
     try:
-        settings = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # a SafeLoader
+        settings = _parse_yaml(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 (byte {error.start})") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "cannot be read"
@@ -142,14 +192,18 @@ def read_recipe(recipe: str, overrides: Sequence[str] = ()) -> RunConfig:
     return check(settings, where=str(path))
 
 
+def _parse_yaml(text: str) -> Any:
+    return yaml.load(text, _Loader)  # a SafeLoader
+
+
 def _override(settings: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"{override!r} is no override; write setting=value, as in lora.rank=32")
     try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise ConfigError(f"{override!r}: the value is not valid YAML; quote it") from None
+        parsed = _parse_yaml(value)
+    except (yaml.YAMLError, RecursionError):
+        raise ConfigError(f"{override!r:.80}: the value is not valid YAML; quote it") from None
     *groups, name = key.split(".")
     place = settings
     for group in groups:
@@ -180,20 +234,21 @@ def _explain(error: ValidationError) -> str:
     # An unknown name first: a value that is missing may only be misspelt.
     first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     path = _setting_path(first["loc"])
-    name = ".".join(path)
     if first["type"] == "extra_forbidden":
-        return f"unknown setting {name}{_hint(path)}"
+        path = [str(part) for part in first["loc"]]  # whatever the name, with brackets too
+        return f"unknown setting {'.'.join(path):.80}{_hint(path)}"
+    name = ".".join(path)
     if first["type"] == "missing":
         return f"{name} is missing; every recipe needs it"
     messages = [e["msg"] for e in error.errors() if _setting_path(e["loc"]) == path]
     message = ", or ".join(messages).removeprefix("Value error, ")
     if first["type"] == "tuple_type":
-        message = f"write a list: [{first['input']}]"
+        message = f"write a list: [{first['input']!s:.80}]"
     if first["type"] == "model_type":
         message = f"a group of settings; write {name}.SETTING=VALUE"
     if not name:
         return message
-    return f"{name}={first['input']!r}: {message[0].lower()}{message[1:]}"
+    return f"{name}={first['input']!r:.80}: {message[0].lower()}{message[1:]}"
 
 
 def _setting_path(loc: tuple[int | str, ...]) -> list[str]:
@@ -202,8 +257,8 @@ def _setting_path(loc: tuple[int | str, ...]) -> list[str]:
 
 
 def _hint(path: list[str]) -> str:
-    if path[-1] in _ELSEWHERE:
-        return f"; {_ELSEWHERE[path[-1]]}"
+    if path[-1] in ELSEWHERE:
+        return f"; {ELSEWHERE[path[-1]]}"
     names = setting_names()
     group, _, own = ".".join(path).rpartition(".")
     last = {name: name.rpartition(".")[2] for name in names}

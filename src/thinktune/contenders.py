@@ -14,6 +14,7 @@ from thinktune.model.adapter_io import WEIGHTS as ADAPTER_WEIGHTS
 from thinktune.model.adapter_io import read_adapter, read_adapter_config
 from thinktune.model.checkpoint_io import BaseDtype
 from thinktune.model.lora import detach
+from thinktune.paths import user_path
 from thinktune.run_folder import open_run
 from thinktune.tracking import Watcher
 
@@ -62,7 +63,7 @@ def find_contender(
     Raises:
         ThinktuneError: an adapter for a run, which has its own; an unfinished run; no adapter.
     """
-    path = Path(target).expanduser()
+    path = user_path(target)
     if (path / "run.json").is_file():
         if adapter is not None:
             raise ConfigError("--adapter goes with a model; a run has its own adapter")
@@ -76,7 +77,7 @@ def find_contender(
         return replace(made, adapter=path)
     if adapter is None:
         return Contender(target)
-    folder = Path(adapter).expanduser()
+    folder = user_path(adapter)
     if (folder / "run.json").is_file():
         folder /= "adapter"
     _, identity = read_adapter_config(folder)

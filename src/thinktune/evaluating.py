@@ -25,7 +25,7 @@ from thinktune.loading import Data, Model
 from thinktune.run_folder import RunFolder, update_record, versions
 from thinktune.settings import parse_settings
 from thinktune.tracking import Watcher, read_metrics
-from thinktune.training.progress import TrainingSummary
+from thinktune.training.summary import TrainingSummary
 
 JUDGEMENTS = "judgements.jsonl"
 """What a judge has said, in the folder of a report."""
@@ -146,6 +146,7 @@ def conclude(
         task.name: _judged(task, [side[place] for side in sides], config, folder, watcher)
         for place, task in enumerate(tasks)
     }
+    watcher.stage("Comparing the answers, writing the report")
     decoding = {
         name: getattr(config, name)
         for name in ("temperature", "top_p", "max_new_tokens", "num_samples")
@@ -173,10 +174,7 @@ def conclude(
         command=circumstances.command,
         facts={"seed": str(seed), **told, **circumstances.facts, **versions()},
     )
-    write_report(
-        folder, results, answered, provenance, seed=seed, curves=circumstances.curves,
-        num_shown=config.num_shown,
-    )  # fmt: skip
+    write_report(folder, results, answered, provenance, seed=seed, curves=circumstances.curves)
     for task in tasks:
         for key in (BEFORE, AFTER, ALONE):
             _journal(folder, task, key).unlink(missing_ok=True)

@@ -26,6 +26,7 @@ from thinktune.generation.remote import ServerConfig
 from thinktune.loading import load_data
 from thinktune.model.checkpoint_io import BaseDtype
 from thinktune.model.lora import base_only
+from thinktune.paths import user_path
 from thinktune.run_folder import open_run
 from thinktune.settings import parse_settings
 from thinktune.tracking import Silence, Watcher
@@ -95,7 +96,7 @@ def evaluate(request: EvaluationRequest, watcher: Watcher | None = None) -> Outc
             f"{len(contenders)} models answer, so name {len(contenders)} with --server-model"
         )
     stage = Stage(contenders, watcher, weights=not servers)
-    is_run = (Path(request.target).expanduser() / "run.json").is_file()
+    is_run = (user_path(request.target) / "run.json").is_file()
     run, config, _ = open_run(request.target) if is_run else (None, None, "")
     base = config.evaluation if config else EvaluationConfig()
     settings = parse_settings(EvaluationConfig, base.model_dump() | request.settings)
@@ -157,7 +158,7 @@ def _tasks(
     last: Contender,
     watcher: Watcher,
 ) -> list[Task]:
-    is_run = (Path(request.target).expanduser() / "run.json").is_file()
+    is_run = (user_path(request.target) / "run.json").is_file()
     specs = request.tasks or ((HELD_OUT, *settings.tasks) if is_run else ())
     if not specs:
         raise ConfigError(

@@ -31,7 +31,7 @@ from thinktune.model.decoder import Decoder
 from thinktune.model.held_weights import Quantize
 from thinktune.model.shape import shape_from_config
 from thinktune.run_folder import open_run
-from thinktune.tracking import Silence, Watcher
+from thinktune.tracking import Silence, Watcher, watched
 
 _MAX_TOLD = 20  # rows named on the screen; run.json names all
 
@@ -109,7 +109,9 @@ def load_model(
     if quantize in (Quantize.FP8, Quantize.FP8_DGRAD) and weights and device.type != "cuda":
         watcher.say("FP8 is emulated here: the numbers are right, and nothing is faster.")
     if weights:
-        decoder = load_decoder(folder, dtype=dtype, device=device, quantize=quantize)
+        decoder = load_decoder(
+            folder, dtype=dtype, device=device, quantize=quantize, watcher=watcher
+        )
     else:
         with torch.device("meta"):
             decoder = Decoder(shape_from_config(read_config(folder)))
@@ -166,11 +168,12 @@ def load_data(config: RunConfig, template: Template, context: int, watcher: Watc
     heldout = read_heldout(config.data)
     refuse_leaks(train_examples, heldout)
     limit = min(config.packing.max_tokens, context)
-    train_rows = render_all(template, train_examples, limit)
+    shown = watched(train_examples, watcher, "Rendering the training rows", len(train_examples))
+    train_rows = render_all(template, shown, limit)
     # Held-out questions may come without reasoning or answer: asked, but no loss to measure.
     whole = [e for e in heldout if e.reasoning.strip() and e.answer.strip()]
     heldout_rows = render_all(template, whole, limit)
-    for example in heldout:
+    for example in watched(heldout, watcher, "Rendering the held-out questions", len(heldout)):
         if len(prompt_of(template, example)) >= context:
             raise DataError(
                 f"{example.where}: the question alone fills the model's context ({context} tokens)"

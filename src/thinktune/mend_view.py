@@ -1,11 +1,9 @@
 """What a person sees of a step that made a new file: counts, strata, notes and files."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 
 from rich import box
-from rich.console import Console, Group, RenderableType
-from rich.progress import Progress
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -39,20 +37,6 @@ def fixes_view(touched: Mapping[str, Touched]) -> Group:
         lines.append((name, f"{of.rows:,}", f"{of.fields:,}", what))
     hint = "nothing was written; choose: --fix NAME,NAME --out FILE"
     return Group(_table(lines), Text(hint, style="dim"))
-
-
-@contextmanager
-def search_bar(console: Console) -> Iterator[Callable[[int, int], None]]:
-    """A bar that shows how far the search for near-duplicates is, and goes away."""
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        tasks = []
-
-        def show(done: int, total: int) -> None:
-            if not tasks:
-                tasks.append(bar.add_task("near-duplicates", total=total))
-            bar.update(tasks[0], completed=done)
-
-        yield show
 
 
 def _table(lines: Sequence[Sequence[str]]) -> Table:

@@ -1,9 +1,10 @@
 """The Python API: one function a stage, from a recipe to a comparison."""
 
 import shlex
-from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from typing import Any, Literal
 
 import torch
 
@@ -11,6 +12,7 @@ from thinktune.atomic import folder_aside
 from thinktune.config import RunConfig
 from thinktune.contenders import contender_of
 from thinktune.data.loader import segment_weights
+from thinktune.determinism import deterministic, guarantee
 from thinktune.evaluating import (
     Circumstances,
     Outcome,
@@ -26,16 +28,19 @@ from thinktune.evaluating import (
 from thinktune.evaluation.samples import Answered
 from thinktune.evaluation.tasks import Task
 from thinktune.evaluation.verdict import AFTER, BEFORE
+from thinktune.interruption import interruptible
 from thinktune.loading import Data, Model, load_config_model, load_data, refuse_leaks
 from thinktune.model.adapter_io import write_adapter
-from thinktune.model.lora import attach, base_only
+from thinktune.model.lora import attach, base_only, match_targets
 from thinktune.probing import Probe
+from thinktune.reporting import mirrored, run_to_go_on_with, track_outcome, tracked
 from thinktune.run_folder import (
     RunFolder,
+    locked,
     new_run_folder,
+    read_record,
     refuse_taken,
     require_same,
-    run_to_resume,
     update_record,
     write_record,
 )
@@ -44,18 +49,20 @@ from thinktune.tracking import (
     Tracker,
     Watcher,
     keep_records,
+    read_metrics,
     require_trackers,
 )
 from thinktune.training.checkpoints import CheckpointFolder
 from thinktune.training.loop import train
-from thinktune.training.progress import TrainingData, TrainingSummary
+from thinktune.training.progress import TrainingData
+from thinktune.training.summary import summary_of
 
 
 def run_recipe(
     config: RunConfig,
     recipe_name: str,
     *,
-    resume: bool = False,
+    resume: bool | Literal["auto"] = False,
     compare_after: bool = True,
     watcher: Watcher | None = None,
 ) -> Outcome:
@@ -64,7 +71,8 @@ def run_recipe(
     Args:
         config: every setting.
         recipe_name: names the run.
-        resume: go on with the run ``config.output_dir`` names, or the newest of this recipe.
+        resume: go on with the run ``config.output_dir`` names, or the newest of this recipe;
+            "auto" begins one where there is none.
         compare_after: ask the held-out questions before and after; needs held-out rows.
         watcher: who watches.
 
@@ -74,26 +82,53 @@ def run_recipe(
     watcher = watcher or Silence()
     require_trackers(config.report_to)
     further = further_tasks(config.evaluation, seed=config.seed) if compare_after else []
-    going_on = run_to_resume(config, recipe_name) if resume else None
-    if going_on is None:
-        refuse_taken(config.output_dir)
-    model = load_config_model(config, watcher)
-    data = load_data(config, model.template, model.context, watcher)
-    is_asked = data.heldout and (compare_after or config.training.sample_steps)
-    own = make_task(config, data, recipe_name) if is_asked else None
-    tasks = [own, *further] if own and compare_after else []
-    require_names(tasks)
-    for task in tasks[1:]:
-        refuse_leaks(data.train, task.problems, f"task {task.name}: ")
-    run, checkpoints, steps_done = _begin(model, config, data, recipe_name, going_on)
-    sides = []
-    if tasks:
-        with base_only(model.decoder):
-            sides.append(_answers(model, tasks, config, run, watcher, BEFORE))
-    training = _train(model, config, data, own, run, checkpoints, steps_done, watcher)
-    if not tasks:
-        return Outcome(run.path, None, None, training=training)
-    sides.append(_answers(model, tasks, config, run, watcher, AFTER))
+    with interruptible(), deterministic(config.deterministic), ExitStack() as until_the_end:
+        going_on = run_to_go_on_with(config, recipe_name, resume, watcher)
+        if going_on is None:
+            refuse_taken(config.output_dir)
+        else:
+            until_the_end.enter_context(locked(going_on))
+        model = load_config_model(config, watcher)
+        data = load_data(config, model.template, model.context, watcher)
+        is_asked = data.heldout and (compare_after or config.training.sample_steps)
+        own = make_task(config, data, recipe_name) if is_asked else None
+        tasks = [own, *further] if own and compare_after else []
+        require_names(tasks)
+        for task in tasks[1:]:
+            refuse_leaks(data.train, task.problems, f"task {task.name}: ")
+        match_targets(model.decoder, config.lora.target_modules)
+        run = going_on or new_run_folder(config, recipe_name)
+        if going_on is None:
+            until_the_end.enter_context(locked(run))
+        checkpoints, steps_done = _begin(model, config, data, recipe_name, run, watcher)
+        push = until_the_end.enter_context(mirrored(run, config, watcher))
+        tracker = until_the_end.enter_context(tracked(run, config, steps_done, watcher))
+        sides = []
+        if tasks:
+            with base_only(model.decoder):
+                sides.append(_answers(model, tasks, config, run, watcher, BEFORE))
+        _train(model, config, data, own, run, checkpoints, steps_done, (tracker, push), watcher)
+        training = summary_of(read_metrics(run.path))
+        update_record(run, {"training": asdict(training)})
+        push()
+        if not tasks:
+            return Outcome(run.path, None, None, training=training)
+        sides.append(_answers(model, tasks, config, run, watcher, AFTER))
+        outcome = _conclude(model, config, run, tasks, sides, watcher)
+        track_outcome(tracker, outcome)
+        push()
+        return replace(outcome, training=training)
+
+
+def _conclude(
+    model: Model,
+    config: RunConfig,
+    run: RunFolder,
+    tasks: Sequence[Task],
+    sides: Sequence[list[list[Answered]]],
+    watcher: Watcher,
+) -> Outcome:
+    """Compare, and write what came of it."""
     circumstances = Circumstances(
         models=(config.base_model, str(run.adapter)),
         titles=(BEFORE, AFTER),
@@ -106,7 +141,7 @@ def run_recipe(
         seed=config.seed, watcher=watcher,
     )  # fmt: skip
     record_results(run, results)
-    return Outcome(run.path, run.evaluation / "report.html", results, answered, training)
+    return Outcome(run.path, run.evaluation / "report.html", results, answered)
 
 
 def _answers(
@@ -119,28 +154,45 @@ def _answers(
 ) -> list[list[Answered]]:
     who = contender_of(config, None if key == BEFORE else run.adapter)
     title = "Answers of the base model" if key == BEFORE else "Answers of the trained adapter"
-    return ask_all(
-        model, tasks, config.evaluation, seed=config.seed, watcher=watcher, who=title,
-        folder=run.evaluation, key=key, identity=who.identity,
-    )  # fmt: skip
+    try:
+        return ask_all(
+            model, tasks, config.evaluation, seed=config.seed, watcher=watcher, who=title,
+            folder=run.evaluation, key=key, identity=who.identity,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        watcher.say(
+            "Interrupted; every answer is kept: the same command with --resume auto goes on."
+        )
+        raise
 
 
 def _begin(
-    model: Model, config: RunConfig, data: Data, recipe_name: str, going_on: RunFolder | None
-) -> tuple[RunFolder, CheckpointFolder, int]:
-    """Attach the adapter, fresh or from the newest checkpoint, and have a run folder for it."""
+    model: Model,
+    config: RunConfig,
+    data: Data,
+    recipe_name: str,
+    run: RunFolder,
+    watcher: Watcher,
+) -> tuple[CheckpointFolder, int]:
+    """Attach the adapter, fresh or from the newest whole checkpoint; steps that are done."""
     keep = config.training.save_total_limit
-    facts = _facts(model, data)
-    if going_on is not None:
-        require_same(going_on, facts)
-        checkpoints = CheckpointFolder(going_on.checkpoints, config.lora, model.base, keep)
-        if steps_done := checkpoints.read(model.decoder):
-            return going_on, checkpoints, steps_done
-    attach(model.decoder, config.lora, seed=config.seed)
-    run = going_on or new_run_folder(config, recipe_name)
-    if going_on is None:
+    checkpoints = CheckpointFolder(run.checkpoints, config.lora, model.base, keep)
+    facts, steps_done = _facts(model, data), 0
+    if run.record.exists():
+        require_same(run, facts)
+        if read_record(run).get("failure"):
+            update_record(run, {"failure": None})
+        steps_done = checkpoints.read(model.decoder, watcher)
+        after = (
+            f"goes on after step {steps_done}" if steps_done else "begins again: nothing was saved"
+        )
+        watcher.say(f"{run.path} {after}.")
+    if not steps_done:
+        attach(model.decoder, config.lora, seed=config.seed)
+    checkpoints.require_room(model.decoder)
+    if not run.record.exists():
         write_record(run, config, recipe_name, facts)
-    return run, CheckpointFolder(run.checkpoints, config.lora, model.base, keep), 0
+    return checkpoints, steps_done
 
 
 def _facts(model: Model, data: Data) -> dict[str, Any]:
@@ -151,6 +203,7 @@ def _facts(model: Model, data: Data) -> dict[str, Any]:
         "dtype": str(decoder.dtype).removeprefix("torch."),
         "device": str(decoder.device),
         "num_threads": torch.get_num_threads(),
+        "determinism": asdict(guarantee(decoder.device)),
         "template": model.template.description,
         "data": {
             "num_train": len(data.train_rows.rows),
@@ -170,16 +223,11 @@ def _train(
     run: RunFolder,
     checkpoints: CheckpointFolder,
     steps_done: int,
+    told: tuple[Tracker, Callable[[], None]],
     watcher: Watcher,
-) -> TrainingSummary:
-    tracker = Tracker(
-        run.path,
-        report_to=config.report_to,
-        name=run.path.name,
-        settings=config.model_dump(mode="json"),
-        resume_step=steps_done,
-    )
-
+) -> None:
+    """Take the steps that are left, and write the adapter."""
+    tracker, push = told
     probe = None if own is None else Probe(model, own, config, run.path)
     if probe is not None:
         keep_records(probe.path, steps_done)
@@ -193,28 +241,24 @@ def _train(
     if probe is not None and due and not probe.has_looked(steps_done):
         sample(steps_done)
 
-    try:
-        summary = train(
-            model.decoder,
-            TrainingData(
-                data.train_rows.rows,
-                data.heldout_rows.rows,
-                segment_weights(config.reasoning, config.answer),
-                config.packing,
-            ),
-            config.training,
-            config.optimizer,
-            seed=config.seed,
-            checkpoints=checkpoints,
-            tracker=tracker,
-            watcher=watcher,
-            steps_done=steps_done,
-            sample=None if probe is None else sample,
-        )
-    finally:
-        tracker.close()
+    train(
+        model.decoder,
+        TrainingData(
+            data.train_rows.rows,
+            data.heldout_rows.rows,
+            segment_weights(config.reasoning, config.answer),
+            config.packing,
+        ),
+        config.training,
+        config.optimizer,
+        seed=config.seed,
+        checkpoints=checkpoints,
+        tracker=tracker,
+        watcher=watcher,
+        steps_done=steps_done,
+        sample=None if probe is None else sample,
+        on_saved=push,
+    )
     with folder_aside(run.adapter) as aside:
         write_adapter(model.decoder, aside, config.lora, model.base)
-    if summary.last is not None:  # else the run was finished before, and has its record
-        update_record(run, {"training": asdict(summary)})
-    return summary
+    tracker.artifact(run.adapter)

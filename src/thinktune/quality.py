@@ -178,7 +178,8 @@ class _Trainings:
         model = _load(self._config, plain, self._watcher)
         for each in trained:
             self._watcher.say(f"{each.kind}, seed {each.seed}, asked on {plain}")
-            if not self._checkpoints(model, each.kind, each.seed).read(model.decoder):
+            checkpoints = self._checkpoints(model, each.kind, each.seed)
+            if not checkpoints.read(model.decoder, self._watcher):
                 raise RunError(f"{self._of(each.kind, each.seed)}: no checkpoint of it is left")
             asked = self._ask(model, self._of(each.kind, each.seed) / f"on-{plain}")
             detach(model.decoder)
@@ -193,7 +194,7 @@ class _Trainings:
 
     def _train(self, model: Model, kind: BaseDtype, seed: int) -> None:
         config, checkpoints = self._config, self._checkpoints(model, kind, seed)
-        if not (steps_done := checkpoints.read(model.decoder)):
+        if not (steps_done := checkpoints.read(model.decoder, self._watcher)):
             attach(model.decoder, config.lora, seed=seed)
         tracker = Tracker(self._of(kind, seed), resume_step=steps_done)
         rows = self._data.train_rows.rows

@@ -6,19 +6,23 @@ from dataclasses import replace
 import torch
 
 from thinktune.data.example import Example
-from thinktune.data.loader import ANSWER_SEGMENTS, REASONING_SEGMENTS, pack
+from thinktune.data.loader import ANSWER_SEGMENTS, REASONING_SEGMENTS, PackedRow, pack
 from thinktune.data.segments import Rendered, Segment
 from thinktune.evaluation.samples import ReferenceLosses
 from thinktune.evaluation.tasks import Problem
 from thinktune.loading import Model
+from thinktune.tracking import Watcher, watched
 from thinktune.training.step import target_nlls
 
 _MAX_TOKENS = 8192
 _EVERY: dict[Segment, float] = dict.fromkeys((*REASONING_SEGMENTS, *ANSWER_SEGMENTS), 1.0)
+_Pair = tuple[float | None, float | None]
 _ANSWER: dict[Segment, float] = dict.fromkeys(ANSWER_SEGMENTS, 1.0)
 
 
-def reference_losses(model: Model, problems: Sequence[Problem]) -> list[ReferenceLosses | None]:
+def reference_losses(
+    model: Model, problems: Sequence[Problem], watcher: Watcher
+) -> list[ReferenceLosses | None]:
     """Take the losses of each problem's reference reasoning and answer.
 
     The answer's loss is taken again with the reasoning cut out, and with that of the next problem
@@ -34,8 +38,14 @@ def reference_losses(model: Model, problems: Sequence[Problem]) -> list[Referenc
         if (other := _other(problems, place, rows)) is not None:
             swapped[place] = _with_reasoning(rows[place], _reasoning(rows[other]))
     cut = {place: _with_reasoning(row, ()) for place, row in rows.items()}
-    whole = _losses(model, rows, _EVERY)
-    of_cut, of_swapped = (_losses(model, some, _ANSWER) for some in (cut, swapped))
+    measured = ((rows, _EVERY), (cut, _ANSWER), (swapped, _ANSWER))
+    packed = [(n, row) for n, of in enumerate(measured) for row in _pack(model, *of)]
+    found: list[dict[int, _Pair]] = [dict.fromkeys(some, (None, None)) for some, _ in measured]
+    if packed:
+        title = "Losses of the reference answers"
+        for number, row in watched(packed, watcher, title, len(packed)):
+            found[number] |= _losses(model, row)
+    whole, of_cut, of_swapped = found
     return [
         ReferenceLosses(
             reasoning=whole[place][0],
@@ -94,27 +104,30 @@ def _with_reasoning(row: Rendered, reasoning: Sequence[int]) -> Rendered:
     )
 
 
-@torch.inference_mode()
-def _losses(
+def _pack(
     model: Model, rows: dict[int, Rendered], weights: dict[Segment, float]
-) -> dict[int, tuple[float | None, float | None]]:
-    """Mean nats a target token of each row's reasoning and answer."""
+) -> list[PackedRow]:
+    """Those of the rows that fit the context; each document is named by its place."""
     fitting = {place: row for place, row in rows.items() if len(row.tokens) <= model.context}
     named = [replace(row, where=str(place)) for place, row in fitting.items()]
     longest = max((len(row.tokens) for row in named), default=0)
-    found: dict[int, tuple[float | None, float | None]] = dict.fromkeys(rows, (None, None))
+    return pack(named, weights, max(longest, _MAX_TOKENS)) if named else []
+
+
+@torch.inference_mode()
+def _losses(model: Model, packed: PackedRow) -> dict[int, _Pair]:
+    """Mean nats a target token of each document's reasoning and answer."""
     was_training = model.decoder.training
     model.decoder.eval()
-    for packed in pack(named, weights, max(longest, _MAX_TOKENS)) if named else ():
-        row = packed.to(model.decoder.device)
-        nll_C = target_nlls(model.decoder, row)[1].double().cpu()
-        ends = torch.tensor(packed.lengths).cumsum(0)
-        document_C = torch.bucketize(packed.predictors_C, ends, right=True)
-        is_reasoning_C = packed.is_reasoning_C.bool()
-        for document, place in enumerate(packed.where):
-            mine_C = document_C == document
-            parts = [nll_C[mine_C & of] for of in (is_reasoning_C, ~is_reasoning_C)]
-            reasoning, answer = (float(x.mean()) if len(x) else None for x in parts)
-            found[int(place)] = (reasoning, answer)
+    nll_C = target_nlls(model.decoder, packed.to(model.decoder.device))[1].double().cpu()
     model.decoder.train(was_training)
+    ends = torch.tensor(packed.lengths).cumsum(0)
+    document_C = torch.bucketize(packed.predictors_C, ends, right=True)
+    is_reasoning_C = packed.is_reasoning_C.bool()
+    found = {}
+    for document, place in enumerate(packed.where):
+        mine_C = document_C == document
+        parts = [nll_C[mine_C & of] for of in (is_reasoning_C, ~is_reasoning_C)]
+        reasoning, answer = (float(x.mean()) if len(x) else None for x in parts)
+        found[int(place)] = (reasoning, answer)
     return found

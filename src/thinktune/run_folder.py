@@ -1,21 +1,27 @@
 """The folder a run leaves behind: what was asked for, with what, and what came of it."""
 
+import errno
 import itertools
 import json
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from filelock import FileLock, Timeout
 
 from thinktune import atomic
 from thinktune.config import RunConfig, check, to_plain
 from thinktune.errors import RunError
+from thinktune.paths import user_path
+from thinktune.run_table import LOCK_FILE, RUNS
 
-RUNS = Path("runs")
+_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 _PACKAGES = ("thinktune", "torch", "transformers", "safetensors", "huggingface_hub", "datasets")
 
 
@@ -65,11 +71,46 @@ def refuse_taken(output_dir: str | None) -> None:
     """
     if output_dir is None:
         return
-    path = Path(output_dir).expanduser()
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    path = user_path(output_dir)
+    if path.exists() and (not path.is_dir() or any(_content(path))):
         raise RunError(
-            f"output_dir: {path} exists already; go on with it by --resume, or name another"
+            f"output_dir: {path} exists already; go on with it by --resume auto, or name another"
         )
+
+
+def _content(path: Path) -> Iterator[Path]:
+    """What is more than the traces of a process that was killed before it began."""
+    return (p for p in path.iterdir() if p.name != LOCK_FILE and not p.name.startswith("."))
+
+
+@contextmanager
+def locked(run: RunFolder) -> Iterator[None]:
+    """Keep other processes from writing into a run; released however this one ends.
+
+    Where the file system knows no locks (some network mounts), there is none.
+
+    Raises:
+        RunError: another process is at work there.
+    """
+    # Who looks at the lock holds it for a moment.
+    lock = FileLock(run.path / LOCK_FILE, timeout=1)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise RunError(
+            f"{run.path}: another process is at work in this run folder; wait for it, end it, or "
+            "name another output_dir"
+        ) from None
+    except (RuntimeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+            raise RunError(
+                f"{run.path}: cannot be written ({error.strerror}); name another folder with "
+                "output_dir="
+            ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def new_run_folder(config: RunConfig, recipe_name: str) -> RunFolder:
@@ -80,8 +121,13 @@ def new_run_folder(config: RunConfig, recipe_name: str) -> RunFolder:
     """
     refuse_taken(config.output_dir)
     if config.output_dir is not None:
-        run = RunFolder(Path(config.output_dir).expanduser())
-        run.path.mkdir(parents=True, exist_ok=True)
+        run = RunFolder(user_path(config.output_dir))
+        try:
+            run.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(
+                f"output_dir: {run.path} cannot be made ({error.strerror}); name another"
+            ) from None
         return run
     now = datetime.now().strftime("%Y%m%d-%H%M%S")
     for number in itertools.count(1):
@@ -90,6 +136,10 @@ def new_run_folder(config: RunConfig, recipe_name: str) -> RunFolder:
             path.mkdir(parents=True)
         except FileExistsError:
             continue
+        except OSError as error:
+            raise RunError(
+                f"{path} cannot be made ({error.strerror}); name another folder with output_dir="
+            ) from None
         return RunFolder(path)
     raise AssertionError("unreachable")
 
@@ -140,7 +190,7 @@ def read_record(run: RunFolder) -> dict[str, Any]:
         content = json.loads(run.record.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise RunError(f"{run.path}: no run.json; not a run folder") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RunError(f"{run.record}: not valid JSON ({error})") from None
     if not isinstance(content, dict) or "settings" not in content:
         raise RunError(f"{run.record}: holds no settings; not a run's record")
@@ -149,37 +199,61 @@ def read_record(run: RunFolder) -> dict[str, Any]:
 
 def open_run(path: str | Path) -> tuple[RunFolder, RunConfig, str]:
     """A run that exists: its folder, settings and recipe name."""
-    run = RunFolder(Path(path).expanduser())
+    run = RunFolder(user_path(path))
     content = read_record(run)
     return run, check(content["settings"], where=str(run.record)), str(content.get("recipe", ""))
 
 
-def run_to_resume(config: RunConfig, recipe_name: str) -> RunFolder:
+def run_to_resume(
+    config: RunConfig, recipe_name: str, resume: bool | Literal["auto"]
+) -> RunFolder | None:
     """The run ``--resume`` means: ``output_dir``, or the newest of this recipe under runs/.
+
+    Args:
+        config: every setting.
+        recipe_name: names runs under runs/.
+        resume: "auto" is content with none, and passes over runs under runs/ that were started
+            with other settings; True is not; False wants none.
 
     Raises:
         RunError: there is none, or its settings are not those of the recipe.
     """
+    if not resume:
+        return None
     if config.output_dir is not None:
-        run = RunFolder(Path(config.output_dir).expanduser())
+        run = RunFolder(user_path(config.output_dir))
+        if resume == "auto" and not run.record.exists():
+            return None
     else:
-        pattern = re.compile(rf"{re.escape(recipe_name)}-\d{{8}}-\d{{6}}(-\d+)?")
-        found = sorted(
-            (p for p in RUNS.glob("*") if pattern.fullmatch(p.name) and (p / "run.json").is_file()),
-            key=lambda p: (p / "run.json").stat().st_mtime,
-        )
+        found = _runs_of(recipe_name)
+        if resume == "auto":
+            return next((run for run in found if not _changed(run, config)), None)
         if not found:
             raise RunError(
                 f"--resume: no run of {recipe_name} under {RUNS}/; name it with output_dir=FOLDER"
             )
-        run = RunFolder(found[-1])
-    _, before, _ = open_run(run.path)
-    changed = _differences(to_plain(before), to_plain(config))
-    changed.pop("output_dir", None)
-    if changed:
+        run = found[0]
+    if changed := _changed(run, config):
         told = "; ".join(f"{k}: {old} then, {new} now" for k, (old, new) in changed.items())
         raise RunError(f"--resume: {run.path} was started with other settings ({told})")
     return run
+
+
+def _runs_of(recipe_name: str) -> list[RunFolder]:
+    """Runs of a recipe under runs/, the newest first."""
+    pattern = re.compile(rf"{re.escape(recipe_name)}-\d{{8}}-\d{{6}}(-\d+)?")
+    runs = (RunFolder(path) for path in RUNS.glob("*") if pattern.fullmatch(path.name))
+    there = [run for run in runs if run.record.is_file()]
+    return sorted(there, key=lambda run: run.record.stat().st_mtime, reverse=True)
+
+
+def _changed(run: RunFolder, config: RunConfig) -> dict[str, tuple[Any, Any]]:
+    """Settings that were others when the run was started, but for where it is and is sent."""
+    _, before, _ = open_run(run.path)
+    changed = _differences(to_plain(before), to_plain(config))
+    for free in ("output_dir", "push_to_hub"):
+        changed.pop(free, None)
+    return changed
 
 
 def _differences(

@@ -47,4 +47,5 @@ def parse_settings(kind: type[S], values: Mapping[str, Any]) -> S:
         message = first["msg"].removeprefix("Value error, ")
         if unknown:
             message = f"no such setting; known: {', '.join(known)}"
-        raise ConfigError(f"{name}={first['input']!r}: {message}" if name else message) from None
+        told = f"{name}={first['input']!r:.80}: {message}" if name else message
+        raise ConfigError(told) from None

@@ -3,25 +3,43 @@
 import importlib.util
 import json
 import math
-import netrc
-import os
-import secrets
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 from thinktune import atomic
 from thinktune.errors import ConfigError, RunError
+from thinktune.trackers.mlflow_run import MlflowRun
+from thinktune.trackers.redaction import without_secrets
+from thinktune.trackers.relay import Backend, Delivery, Relay, Rows, Start, Value
+from thinktune.trackers.tensorboard_log import TensorboardLog
+from thinktune.trackers.trackio_run import TrackioRun
+from thinktune.trackers.wandb_run import WandbRun
 
 METRICS_FILE = "metrics.jsonl"
 Metrics = Mapping[str, float | int | str | None]
+Item = TypeVar("Item")
 
 
 class Report(StrEnum):
     """A tracker that can stand beside metrics.jsonl."""
 
     WANDB = "wandb"
+    TENSORBOARD = "tensorboard"
+    MLFLOW = "mlflow"
+    TRACKIO = "trackio"
+
+
+TRACKERS: dict[Report, Callable[[Start], Backend]] = {
+    Report.WANDB: WandbRun,
+    Report.TENSORBOARD: TensorboardLog,
+    Report.MLFLOW: MlflowRun,
+    Report.TRACKIO: TrackioRun,
+}
+PATIENCE = 20.0
+"""Seconds that all trackers together get to be done once a run has ended."""
 
 
 @runtime_checkable
@@ -52,6 +70,16 @@ class Silence:
 
     def say(self, text: str) -> None:
         """Ignore it."""
+
+
+def watched(
+    items: Iterable[Item], watcher: Watcher, title: str, total: int | None = None
+) -> Iterator[Item]:
+    """Begin a stage and pass items on; each is done when the next is asked for."""
+    watcher.stage(title, total)
+    for done, item in enumerate(items, start=1):
+        yield item
+        watcher.advance(done)
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -100,11 +128,17 @@ def _plain(value: float | int | str | None) -> float | int | str | None:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _numbers(record: Mapping[str, Any]) -> dict[str, float | int]:
+    return {k: v for k, v in record.items() if k != "step" and isinstance(v, int | float)}
+
+
 class Tracker:
     """Takes a run's numbers; owns metrics.jsonl and the trackers beside it.
 
-    A resumed run keeps the records up to the step it resumes from and drops the rest, which
-    will be made again.
+    metrics.jsonl is written first, by the caller's thread. Each tracker has a thread of its own
+    and cannot hold the run up: what it fails at or has no time for is counted, and said once. A
+    resumed run keeps the records up to the step it resumes from and drops the rest, which will be
+    made again; each tracker goes on with the run it has, and gets nothing twice.
     """
 
     def __init__(
@@ -115,27 +149,86 @@ class Tracker:
         name: str = "",
         settings: Mapping[str, object] | None = None,
         resume_step: int = 0,
+        watcher: Watcher | None = None,
+        patience: float = PATIENCE,
     ) -> None:
-        """Open ``folder/metrics.jsonl`` for appending, and every tracker in ``report_to``."""
+        """Open ``folder/metrics.jsonl`` for appending, and begin to open the trackers.
+
+        Args:
+            folder: of the run.
+            report_to: which trackers stand beside it.
+            name: of the run, as trackers show it.
+            settings: of the run, by group; secrets in them stay here.
+            resume_step: steps that an earlier process took.
+            watcher: is told what goes wrong in a tracker.
+            patience: seconds that all trackers together get to be done at the end.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         keep_records(folder / METRICS_FILE, resume_step)
         self._file = (folder / METRICS_FILE).open("a", encoding="utf-8", buffering=1)
-        self._wandb = (
-            _start_wandb(folder, name, dict(settings or {})) if Report.WANDB in report_to else None
-        )
+        self._step, self._watcher, self._patience = resume_step, watcher or Silence(), patience
+        plain = cast("dict[str, object]", without_secrets(settings or {}))
+        history = [(r["step"], _numbers(r)) for r in read_metrics(folder)] if report_to else []
+        start = Start(folder, name, plain, history)
+        self._relays = [Relay(r.value, TRACKERS[r], start) for r in dict.fromkeys(report_to)]
 
     def log(self, step: int, metrics: Metrics) -> None:
-        """Record the numbers of one step."""
+        """Record the numbers of one step; trackers get those that are finite numbers."""
         record = {"step": step} | {key: _plain(value) for key, value in metrics.items()}
         self._file.write(json.dumps(record) + "\n")
-        if self._wandb is not None:
-            self._wandb.log(dict(metrics), step=step)
+        self._step = max(self._step, step)
+        numbers = _numbers(record)
+        self._pass_on(lambda tracker: tracker.log(step, numbers))
 
-    def close(self) -> None:
-        """Flush and close everything."""
+    def samples(self, rows: Rows) -> None:
+        """Show a table in every tracker: what was asked, and what was answered before and after."""
+        if rows:
+            step, plain = self._step, cast(Rows, without_secrets([dict(row) for row in rows]))
+            self._pass_on(lambda tracker: tracker.samples(step, plain))
+
+    def artifact(self, path: Path) -> None:
+        """Give every tracker a folder; it must stay as it is until `close`."""
+        self._pass_on(lambda tracker: tracker.artifact(path))
+
+    def summary(self, values: Mapping[str, Value]) -> None:
+        """Show in every tracker what came of the run."""
+        step, plain = self._step, cast("dict[str, Value]", without_secrets(dict(values)))
+        self._pass_on(lambda tracker: tracker.summary(step, plain))
+
+    def close(self, *, failed: bool = False) -> dict[str, Delivery]:
+        """Close metrics.jsonl, and wait for the trackers as long as there is patience.
+
+        Args:
+            failed: the run did not come to its end; trackers show it so.
+
+        Returns:
+            By tracker, what became of its records.
+        """
         self._file.close()
-        if self._wandb is not None:
-            self._wandb.finish()
+        for relay in self._relays:
+            relay.end(failed=failed)
+        until = time.monotonic() + self._patience
+        delivered = {relay.name: relay.wait(until - time.monotonic()) for relay in self._relays}
+        self._tell()
+        for name, delivery in delivered.items():
+            if delivery.dropped:
+                self._watcher.say(
+                    f"{name}: {delivery.dropped} of {delivery.sent + delivery.dropped} records "
+                    f"did not get there."
+                )
+        return delivered
+
+    def _pass_on(self, call: Callable[[Backend], None]) -> None:
+        for relay in self._relays:
+            relay.put(call)
+        self._tell()
+
+    def _tell(self) -> None:
+        for relay in self._relays:
+            if news := relay.news():
+                self._watcher.say(
+                    f"report_to=[{relay.name}]: {news}. The run goes on; {METRICS_FILE} is whole."
+                )
 
 
 def require_trackers(report_to: Sequence[Report]) -> None:
@@ -149,37 +242,3 @@ def require_trackers(report_to: Sequence[Report]) -> None:
             raise ConfigError(
                 f"report_to=[{report}] needs the package: pip install 'thinktune[{report}]'"
             )
-
-
-def _has_wandb_key() -> bool:
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    try:
-        return netrc.netrc().authenticators("api.wandb.ai") is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
-
-
-def _start_wandb(folder: Path, name: str, settings: dict[str, object]) -> Any:
-    """A W&B run that goes on if the folder has one; offline without a key; never a prompt."""
-    import wandb  # noqa: PLC0415 - optional, slow to import
-
-    remembered = folder / "wandb_run_id"
-    if not remembered.is_file():
-        atomic.write_text(remembered, secrets.token_hex(4))
-    mode = os.environ.get("WANDB_MODE") or ("online" if _has_wandb_key() else "offline")
-    try:
-        return wandb.init(
-            project=os.environ.get("WANDB_PROJECT", "thinktune"),
-            name=name,
-            id=remembered.read_text(encoding="utf-8").strip(),
-            resume="allow",
-            dir=str(folder),
-            mode=mode,  # pyright: ignore[reportArgumentType] - W&B checks the word itself
-            config=settings,
-            settings=wandb.Settings(silent=True, console="off"),
-        )
-    except (wandb.Error, ValueError) as error:
-        raise ConfigError(
-            f"report_to=[wandb]: {error}; WANDB_MODE=offline goes without the server"
-        ) from None

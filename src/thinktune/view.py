@@ -114,11 +114,11 @@ def _mark(graded: Graded, purpose: Purpose) -> tuple[str, str]:
 
 
 def side_by_side(
-    sides: AnsweredSides, titles: Sequence[str], purpose: Purpose, *, num: int, seed: int
+    sides: AnsweredSides, titles: Sequence[str], purpose: Purpose, *, seed: int
 ) -> Group:
     """Some questions with the first sample of each side; a wrong one among them, if any."""
     panels = []
-    for index in choose_shown(sides[-1], purpose, num=num, seed=seed):
+    for index in choose_shown(sides[-1], purpose, seed=seed):
         problem, first = sides[-1][index].problem, [of[index].graded[0] for of in sides]
         table = Table(box=box.SIMPLE_HEAD, expand=True, show_edge=False)
         for title, graded in zip(titles, first, strict=True):

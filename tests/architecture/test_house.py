@@ -85,7 +85,16 @@ def test_optional_packages_are_not_imported_with_the_file(path: Path) -> None:
             names |= {alias.name.partition(".")[0] for alias in node.names}
         if isinstance(node, ast.ImportFrom):
             names.add(str(node.module).partition(".")[0])
-    assert not names & {"wandb", "datasets", "pyarrow", "gguf", "peft"}
+    assert not names & {
+        "wandb",
+        "tensorboard",
+        "mlflow",
+        "trackio",
+        "datasets",
+        "pyarrow",
+        "gguf",
+        "peft",
+    }
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thinktune.config import (
+    ELSEWHERE,
     RunConfig,
     check,
     find_recipe,
@@ -68,6 +69,7 @@ def test_an_unknown_setting_names_the_nearest_known_one(
         ("lora_r", "lora.rank"),
         ("lora_alpha", "lora.alpha"),
         ("lora_dropout", "lora.dropout"),
+        ("adam_beta2", "optimizer.adam_betas"),
         ("model_name_or_path", "base_model"),
         ("bf16", "base_dtype=bfloat16"),
     ],
@@ -80,10 +82,9 @@ def test_names_of_other_trainers_are_told_what_they_are_called_here(name: str, h
 
 
 def test_every_name_given_for_another_trainers_setting_exists() -> None:
-    from thinktune import config  # noqa: PLC0415 - a private table, read here only
 
     known = {*setting_names(), "base_dtype", "packing"}
-    for explanation in config._ELSEWHERE.values():
+    for explanation in ELSEWHERE.values():
         words = explanation.replace(",", " ").replace(";", " ").split()
         named = [word.partition("=")[0] for word in words if "." in word or "=" in word]
         assert set(named) <= known, explanation
@@ -120,8 +121,7 @@ def test_a_recipe_without_model_or_data_is_refused(missing: str) -> None:
         ("lora", "target_modules", "q_proj"),
         ("optimizer", "learning_rate", 0),
         ("optimizer", "learning_rate", float("inf")),
-        ("optimizer", "adam_beta1", 1.0),
-        ("optimizer", "adam_beta2", -0.5),
+        ("optimizer", "adam_betas", 0.9),
         ("optimizer", "lr_scheduler_type", "wavy"),
         ("optimizer", "warmup_steps", "five"),
         ("training", "num_train_epochs", float("inf")),
@@ -138,6 +138,11 @@ def test_a_recipe_without_model_or_data_is_refused(missing: str) -> None:
 def test_a_value_out_of_range_is_named_with_its_setting(group: str, name: str, value: Any) -> None:
     told = refusal(**{group: {name: value}})
     assert told.startswith(f"my.yaml: {group}.{name}={value!r}: ")
+
+
+def test_a_running_mean_that_keeps_everything_is_refused_by_its_place_in_the_pair() -> None:
+    assert "optimizer.adam_betas.1=1.0: " in refusal(optimizer={"adam_betas": [0.9, 1.0]})
+    assert "optimizer.adam_betas.0=-0.5: " in refusal(optimizer={"adam_betas": [-0.5, 0.9]})
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32, "three", 1.5])

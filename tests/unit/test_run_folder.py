@@ -1,6 +1,8 @@
 """A run folder says what was asked for, is never shared, and is resumed only as it was."""
 
 import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from thinktune.config import RunConfig, check
 from thinktune.errors import ConfigError, RunError
 from thinktune.run_folder import (
     RunFolder,
+    locked,
     new_run_folder,
     open_run,
     read_record,
@@ -21,6 +24,7 @@ from thinktune.run_folder import (
     versions,
     write_record,
 )
+from thinktune.run_table import LOCK_FILE
 
 FACTS = {
     "base": {"name": "m", "fingerprint": "f0"},
@@ -48,7 +52,7 @@ def test_the_record_holds_every_setting_the_versions_and_the_seed() -> None:
     record = read_record(run)
     assert record["seed"] == 7
     assert check(record["settings"], where="test") == config(seed=7, lora={"rank": 5})
-    assert record["settings"]["optimizer"]["adam_epsilon"] == 1e-8
+    assert record["settings"]["optimizer"]["adam_betas"] == [0.9, 0.999]
     assert record["versions"] == versions()
     assert {"python", "thinktune", "torch", "transformers"} <= record["versions"].keys()
     assert record["recipe"] == "mine"
@@ -125,7 +129,7 @@ def test_a_record_with_settings_of_another_version_is_refused_with_the_file() ->
 
 def test_resume_takes_the_folder_that_was_named() -> None:
     started(Path("out"), output_dir="out")
-    assert run_to_resume(config(output_dir="out"), "mine") == RunFolder(Path("out"))
+    assert run_to_resume(config(output_dir="out"), "mine", True) == RunFolder(Path("out"))
 
 
 def test_resume_takes_the_newest_run_of_the_recipe_and_of_no_other() -> None:
@@ -140,20 +144,22 @@ def test_resume_takes_the_newest_run_of_the_recipe_and_of_no_other() -> None:
         run = started(Path("runs") / name)
         os.utime(run.record, (1e9 - age, 1e9 - age))
     Path("runs/mine-20270101-000000").mkdir()  # no record: it never began
-    assert run_to_resume(config(), "mine").path.name == "mine-20260101-000000-2"
+    found = run_to_resume(config(), "mine", True)
+    assert found is not None
+    assert found.path.name == "mine-20260101-000000-2"
 
 
 def test_resume_without_a_run_says_how_to_name_one() -> None:
     with pytest.raises(RunError, match="no run of mine under runs/; name it with output_dir"):
-        run_to_resume(config(), "mine")
+        run_to_resume(config(), "mine", True)
     with pytest.raises(RunError, match=r"nowhere: no run\.json"):
-        run_to_resume(config(output_dir="nowhere"), "mine")
+        run_to_resume(config(output_dir="nowhere"), "mine", True)
 
 
 def test_resume_with_other_settings_names_each_of_them() -> None:
     started(Path("out"), seed=1, lora={"rank": 4}, output_dir="out")
     with pytest.raises(RunError) as caught:
-        run_to_resume(config(seed=2, lora={"rank": 8}, output_dir="out"), "mine")
+        run_to_resume(config(seed=2, lora={"rank": 8}, output_dir="out"), "mine", True)
     assert "seed: 1 then, 2 now" in str(caught.value)
     assert "lora.rank: 4 then, 8 now" in str(caught.value)
 
@@ -161,7 +167,7 @@ def test_resume_with_other_settings_names_each_of_them() -> None:
 def test_resume_finds_a_moved_folder_by_its_new_name() -> None:
     started(Path("out"), output_dir="out")
     Path("out").rename("moved")
-    assert run_to_resume(config(output_dir="moved"), "mine") == RunFolder(Path("moved"))
+    assert run_to_resume(config(output_dir="moved"), "mine", True) == RunFolder(Path("moved"))
 
 
 @pytest.mark.parametrize("name", ["base", "data"])
@@ -171,3 +177,41 @@ def test_other_weights_or_data_under_the_same_name_are_not_gone_on_with(name: st
     changed = {"base": {"name": "m", "fingerprint": "f1"}, "data": {"num_train": 9, "dropped": []}}
     with pytest.raises(RunError, match=f"--resume: run was started with another {name} "):
         require_same(run, FACTS | {name: changed[name]})
+
+
+def test_auto_goes_on_with_the_run_of_these_settings_or_begins_one() -> None:
+    assert run_to_resume(config(), "mine", "auto") is None
+    assert run_to_resume(config(output_dir="out"), "mine", "auto") is None
+    for age, (name, seed) in enumerate([("mine-20260101-000000", 1), ("mine-20260102-000000", 2)]):
+        run = started(Path("runs") / name, seed=seed)
+        os.utime(run.record, (1e9 + age, 1e9 + age))
+    found = run_to_resume(config(seed=1), "mine", "auto")
+    assert found == RunFolder(Path("runs/mine-20260101-000000"))
+    assert run_to_resume(config(seed=3), "mine", "auto") is None
+    started(Path("out"), output_dir="out", seed=1)
+    with pytest.raises(RunError, match=r"other settings .*seed: 1 then, 2 now"):
+        run_to_resume(config(output_dir="out", seed=2), "mine", "auto")
+
+
+def test_what_a_process_left_that_was_killed_before_it_began_is_not_in_the_way() -> None:
+    Path("out").mkdir()
+    for name in (LOCK_FILE, ".run.json.4711.part"):
+        (Path("out") / name).write_text("")
+    refuse_taken("out")
+    assert new_run_folder(config(output_dir="out"), "mine").path == Path("out")
+
+
+def test_two_processes_never_share_a_run() -> None:
+    run = started(Path("run"))
+    other = (
+        "import sys; from pathlib import Path; from thinktune.run_folder import RunFolder, locked\n"
+        "try:\n    with locked(RunFolder(Path('run'))): print('in')\n"
+        "except Exception as error: print(error)"
+    )
+    with locked(run):
+        told = subprocess.run([sys.executable, "-c", other], capture_output=True, text=True)
+        with pytest.raises(RunError, match="another process is at work"), locked(run):
+            pass
+    assert "run: another process is at work in this run folder; wait for it" in told.stdout
+    told = subprocess.run([sys.executable, "-c", other], capture_output=True, text=True)
+    assert told.stdout == "in\n"

@@ -76,11 +76,11 @@ def test_one_model_alone_is_shown_without_a_difference():
 
 
 def test_questions_stand_side_by_side_as_they_were_written():
-    sides = view.side_by_side((BEFORE, AFTER), ("old", "new"), Purpose.DOMAIN, num=1, seed=1)
+    sides = view.side_by_side((BEFORE, AFTER), ("old", "new"), Purpose.DOMAIN, seed=1)
     text = "\n".join(shown(sides))
     assert "old: not right" in text
     assert "new: not right" in text
     assert "so [bold] is the flu" in text
     assert "(the reasoning was never closed)" in text
-    (alone,) = (view.side_by_side((BEFORE,), ("answers",), Purpose.DOMAIN, num=1, seed=1),)
+    (alone,) = (view.side_by_side((BEFORE,), ("answers",), Purpose.DOMAIN, seed=1),)
     assert "answers: not right" in "\n".join(shown(alone))

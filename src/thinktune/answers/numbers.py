@@ -27,7 +27,7 @@ _LATEX = (
     (re.compile(r"\\[,;:! ]|~"), " "),
     (re.compile(r"\\%"), "%"),
 )
-_TOGETHER = re.compile(r"[\s,]*(?:and|又|零)?\s*")
+_TOGETHER = re.compile(r"[\s,]*+(?:(?:and|又|零)\s*+)?")
 _TOLERANCE = Fraction(1, 10**12)
 """Relative; a third of an hour is twenty minutes, whatever its digits end in."""
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from thinktune.data.formats import NAMED_ROWS
+from thinktune.data.naming import NAMED_ROWS
 from thinktune.data.provenance import Step, tool
+from thinktune.paths import user_path
 
 CARD_MARK = "<!-- data card by thinktune data -->"
 """First line of every card; files without it are somebody's own and are not read."""
@@ -158,7 +159,7 @@ def data_card(mended: Mended, title: str, earlier: Iterable[str] = ()) -> str:
 
 def earlier_steps(source: str) -> list[str]:
     """Read the steps from the card beside a source that a step of ours made; none without one."""
-    path = Path(source).expanduser()
+    path = user_path(source)
     beside = path / "README.md" if path.is_dir() else path.with_suffix(".md")
     for card in (beside, path.parent / "README.md"):
         if path.exists() and card.is_file():

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from thinktune.data.conversations import THINK_TAG
 from thinktune.data.formats import Row
+from thinktune.data.naming import name_columns
 from thinktune.errors import ConfigError, DataError
 
 SPELLINGS: dict[str, tuple[str, ...]] = {
@@ -63,7 +64,7 @@ def find_columns(names: Iterable[str], mapping: Mapping[str, str], label: str) -
         if name not in names:
             raise DataError(
                 f"{label}: data.columns.{field}={name}, but there is no such column; "
-                f"found: {', '.join(names)}"
+                f"found: {name_columns(names)}"
             )
     found = dict(mapping)
     free = [name for name in names if name not in mapping.values()]
@@ -78,7 +79,7 @@ def find_columns(names: Iterable[str], mapping: Mapping[str, str], label: str) -
             found["input"], found["question"] = sorted(matches, key=_plain)
         elif matches and not ("messages" in found and field in ("question", "answer")):
             raise DataError(
-                f"{label}: {field} could be any of {', '.join(matches)}; "
+                f"{label}: {field} could be any of {name_columns(matches)}; "
                 f"say which: data.columns.{field}=NAME"
             )
     return found
@@ -115,6 +116,6 @@ def require_columns(
         accepted = "; ".join(f"{field}: {', '.join(SPELLINGS[field])}" for field in missing)
         hint = " ".join(f"data.columns.{field}=NAME" for field in missing)
         raise DataError(
-            f"{rows[0].label}: no column for {' and '.join(missing)}; found: {', '.join(names)}; "
-            f"accepted for {accepted}; or name yours: {hint}"
+            f"{rows[0].label}: no column for {' and '.join(missing)}; found: "
+            f"{name_columns(names)}; accepted for {accepted}; or name yours: {hint}"
         )

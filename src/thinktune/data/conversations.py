@@ -154,7 +154,7 @@ def _as_list(cell: object, field: str) -> list[object]:
     if isinstance(cell, str) and cell.strip():
         try:
             cell = json.loads(cell)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RowError(f"neither a list nor its JSON text as {field}") from error
     if cell is None or cell == "":
         return []
@@ -164,7 +164,8 @@ def _as_list(cell: object, field: str) -> list[object]:
 
 
 def _role(message: Mapping[str, object]) -> str:
-    return str(message.get("role") or message.get("from") or "").strip().casefold()
+    role = message.get("role") or message.get("from")
+    return role.strip().casefold() if isinstance(role, str) else ""
 
 
 def _content(message: Mapping[str, object]) -> str:
@@ -183,7 +184,7 @@ def _turn(message: object, field: str) -> Turn:
     role = ROLES.get(_role(message))
     if role is None:
         known = ", ".join((*ROLES, "and a system prompt first"))
-        raise RowError(f"a message by {_role(message)!r} (known: {known})")
+        raise RowError(f"a message by {_role(message)!r:.40} (known: {known})")
     if message.get("tool_calls"):
         raise RowError("a message that calls tools; only text is read,")
     content = _content(message)

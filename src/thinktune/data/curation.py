@@ -8,7 +8,6 @@ from thinktune.data.cards import Mended, RowList
 from thinktune.data.example import Example
 from thinktune.data.intake import AnySource, Source, as_source, reread, usable
 from thinktune.data.mending import Output, finished
-from thinktune.data.near_duplicates import Progress
 from thinktune.data.overlap import Contamination
 from thinktune.data.provenance import Step
 from thinktune.data.sameness import Keep, Sameness
@@ -27,7 +26,6 @@ def dedup(
     keep: Keep | str = Keep.FIRST,
     drop_contradictory: bool = False,
     force: bool = False,
-    progress: Progress | None = None,
 ) -> Mended:
     """Keep one of several rows that ask and answer the same.
 
@@ -51,7 +49,6 @@ def dedup(
         keep: which row stays.
         drop_contradictory: leave out all rows whose question is answered in several ways.
         force: replace files that are there.
-        progress: called while near-duplicates are looked for, with bands done and all bands.
 
     Raises:
         DataError: rows cannot be used and ``source.skip_unusable`` is off; nothing is left; or the
@@ -68,7 +65,7 @@ def dedup(
     )
     with Output(step, [source], out, force=force) as output:
         rows = Sameness(source, keep, near=near is not None)
-        _judge(rows, source, output, near, drop_contradictory, progress)
+        _judge(rows, source, output, near, drop_contradictory)
     return finished(output)
 
 
@@ -78,11 +75,10 @@ def _judge(
     output: Output,
     near: float | None,
     drop_contradictory: bool,
-    progress: Progress | None,
 ) -> None:
     """Read the source again, and keep or drop each row."""
     other = rows.contradictions()
-    winner = rows.winners(other, near, progress)
+    winner = rows.winners(other, near, source.search_progress())
     contradictory = RowList()
     for place, example in reread(output.read(source), len(rows)):
         first = int(winner[place])

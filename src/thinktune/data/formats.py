@@ -1,22 +1,27 @@
 """The rows of one file: JSON Lines, JSON, CSV, TSV and Parquet in, JSON Lines out."""
 
-import csv
 import json
 import math
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
 from thinktune.atomic import text_aside
-from thinktune.data.opening import format_of, open_text
-from thinktune.errors import ConfigError, DataError
+from thinktune.data.naming import name_numbers
+from thinktune.data.opening import format_of, lines_of, open_text
+from thinktune.data.tables import delimited, parquet
+from thinktune.errors import DataError
 
-NAMED_ROWS = 20
-"""Messages name at most this many rows; the count is always there."""
+MAX_COLUMNS = 1000
+"""Different columns of a source: beyond them somebody wrote values as keys."""
 
-PARQUET_BATCH_ROWS = 1024
+MAX_DEPTH = 64
+"""Lists in lists of a cell; deeper ones can be read, but not written again."""
+
+_MAX_WHOLE, _PIECE = 1 << 29, 1 << 20
+"""Characters of a .json file, which is held in memory whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +66,8 @@ def read_rows(path: Path, label: str) -> Iterator[Row]:
         )
     row = None
     try:
+        if not path.is_file():
+            raise DataError(f"{label} is no regular file, so it cannot be read twice")
         for row in as_rows(reader(path, label), label):
             yield row
     except OSError as error:
@@ -74,6 +81,7 @@ def as_rows(records: Iterable[object], label: str) -> Iterator[Row]:
     wrong: list[int] = []
     for number, record in enumerate(records, start=1):
         if isinstance(record, Mapping):
+            _require_plain(record, f"{label} row {number}")
             if any(value != value for value in record.values()):  # NaN, as Parquet has it
                 record = {name: _none_if_nan(value) for name, value in record.items()}
             yield Row(label, number, record)
@@ -83,15 +91,22 @@ def as_rows(records: Iterable[object], label: str) -> Iterator[Row]:
         raise DataError(f"{label}: not an object in {name_numbers(wrong)}; each row must be one")
 
 
-def name_numbers(numbers: Sequence[int]) -> str:
-    """Count rows and name the first of them.
-
-    >>> name_numbers([2, 5])
-    '2 rows: 2, 5'
-    """
-    named = ", ".join(str(number) for number in numbers[:NAMED_ROWS])
-    more = ", ..." if len(numbers) > NAMED_ROWS else ""
-    return f"{len(numbers)} {'row' if len(numbers) == 1 else 'rows'}: {named}{more}"
+def _require_plain(record: Mapping[str, object], where: str) -> None:
+    """Refuse what no row of texts is, before anything walks through it."""
+    if len(record) > MAX_COLUMNS:
+        raise DataError(
+            f"{where} has {len(record):,} columns, and {MAX_COLUMNS:,} are read; are values used "
+            "as keys? Put them under one key"
+        )
+    inner: list[list[object] | dict[str, object]] = [
+        cell for cell in record.values() if isinstance(cell, list | dict)
+    ]
+    for _ in range(MAX_DEPTH):
+        if not inner:
+            return
+        held = [x.values() if isinstance(x, dict) else x for x in inner]
+        inner = [cell for cells in held for cell in cells if isinstance(cell, list | dict)]
+    raise DataError(f"{where}: nested more than {MAX_DEPTH} deep; flatten it")
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
@@ -111,7 +126,7 @@ def json_line(row: Mapping[str, object], where: str) -> str:
         line = json.dumps(row, ensure_ascii=False, allow_nan=False, default=_plain)
         line.encode()  # half a surrogate pair is no text that a file could hold
         return line + "\n"
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise DataError(f"{where}: cannot be written as JSON: {error}") from error
 
 
@@ -134,9 +149,8 @@ def _none_if_nan(value: object) -> object:
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     cells = dict(pairs)
     if len(cells) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{twice!r} is there twice in one object")
+        [(twice, _)] = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"{twice!r:.60} is there twice in one object")
     return cells
 
 
@@ -157,7 +171,7 @@ def _parse(text: str, label: str, line: int | None = None) -> object:
 def _json_lines(path: Path, label: str) -> Iterator[object]:
     # Not str.splitlines: it also cuts at U+2028 and others, which JSON strings may hold.
     with open_text(path, label) as text:
-        yield from _parse_lines(text, label)
+        yield from _parse_lines(lines_of(text, label), label)
 
 
 def _parse_lines(lines: Iterable[str], label: str) -> Iterator[object]:
@@ -175,9 +189,23 @@ def _parse_lines(lines: Iterable[str], label: str) -> Iterator[object]:
         raise DataError(f"{label}: nothing in {name_numbers(inner)}; remove the blank lines")
 
 
-def _json(path: Path, label: str) -> Iterator[object]:
+def _whole(path: Path, label: str) -> str:
+    pieces, size = list[str](), 0
     with open_text(path, label) as file:
-        text = file.read()
+        while piece := file.read(_PIECE):  # of all at once, the room is taken before it is filled
+            pieces.append(piece)
+            size += len(piece)
+            if size > _MAX_WHOLE:
+                raise DataError(
+                    f"{label}: a .json file is read whole, and this one is longer than "
+                    f"{_MAX_WHOLE:,} characters; write it as JSON Lines (.jsonl), which is read "
+                    "row by row"
+                )
+    return "".join(pieces)
+
+
+def _json(path: Path, label: str) -> Iterator[object]:
+    text = _whole(path, label)
     if not text.strip():
         raise DataError(f"{label} is empty")
     try:
@@ -185,7 +213,7 @@ def _json(path: Path, label: str) -> Iterator[object]:
     except DataError as error:
         try:  # JSON Lines under the name .json, as some exporters write it
             json.loads(text.lstrip().split("\n", 1)[0])
-        except ValueError:
+        except (ValueError, RecursionError):
             raise error from None
         return _parse_lines(text.rstrip().split("\n"), label)
     if isinstance(whole, list):
@@ -201,83 +229,12 @@ def _json(path: Path, label: str) -> Iterator[object]:
     return iter(next(iter(lists.values())))
 
 
-def _delimited(delimiter: str) -> Callable[[Path, str], Iterator[object]]:
-    def read(path: Path, label: str) -> Iterator[object]:
-        with open_text(path, label, newline="") as text:
-            table = _table(text, delimiter, label)
-            header = next((cells for cells in table if any(map(str.strip, cells))), None)
-            if header is None:
-                raise DataError(f"{label} is empty")
-            doubled = sorted({name for name in header if header.count(name) > 1})
-            if doubled:
-                raise DataError(f"{label}: two columns are called {doubled[0]!r}; rename one")
-            yield from _records(table, header, delimiter, label)
-
-    return read
-
-
-def _table(text: Iterable[str], delimiter: str, label: str) -> Iterator[list[str]]:
-    """Rows of cells; a long reasoning passes csv's limit of 131,072, which is the process's."""
-    reader = csv.reader(text, delimiter=delimiter, strict=True)
-    while True:
-        limit = csv.field_size_limit(sys.maxsize)
-        try:
-            cells = next(reader, None)
-        except csv.Error as error:
-            raise DataError(f"{label}: broken quoting or fields: {error}") from error
-        finally:
-            csv.field_size_limit(limit)
-        if cells is None:
-            return
-        yield cells
-
-
-def _records(
-    table: Iterable[list[str]], header: list[str], delimiter: str, label: str
-) -> Iterator[object]:
-    uneven: list[int] = []
-    last = 0
-    for number, cells in enumerate(table, start=1):
-        if len(cells) == len(header):
-            yield dict(zip(header, cells, strict=True))
-        else:
-            uneven.append(number)
-        if cells:
-            last = number
-    if uneven := [number for number in uneven if number <= last]:  # blank lines may end a file
-        raise DataError(
-            f"{label}: not the header's {len(header)} fields in {name_numbers(uneven)}; "
-            f"quote cells that hold {delimiter!r} or a line break"
-        )
-
-
-def _parquet(path: Path, label: str) -> Iterator[object]:
-    try:
-        import pyarrow  # noqa: PLC0415 - an optional extra
-        import pyarrow.parquet  # noqa: PLC0415 - an optional extra
-    except ImportError as error:
-        raise ConfigError(
-            f"{label}: reading Parquet needs pyarrow: pip install thinktune[datasets]"
-        ) from error
-    if path.stat().st_size == 0:
-        raise DataError(f"{label} is empty")
-    if format_of(path) != path.suffix.lower():
-        raise DataError(f"{label}: Parquet is compressed inside; unpack the {path.suffix} first")
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            # One thread: pyarrow's pool aborts the interpreter at exit on a loaded machine.
-            for batch in file.iter_batches(PARQUET_BATCH_ROWS, use_threads=False):
-                yield from batch.to_pylist()
-    except pyarrow.ArrowException as error:
-        raise DataError(f"{label}: broken Parquet: {' '.join(str(error).split())}") from error
-
-
 READERS: dict[str, Callable[[Path, str], Iterator[object]]] = {
     ".jsonl": _json_lines,
     ".ndjson": _json_lines,
     ".json": _json,
-    ".csv": _delimited(","),
-    ".tsv": _delimited("\t"),
-    ".parquet": _parquet,
+    ".csv": delimited(","),
+    ".tsv": delimited("\t"),
+    ".parquet": parquet,
 }
 """Formats by the end of a file's name, before ``.gz`` or ``.zst``."""

@@ -1,14 +1,16 @@
 """A source as a step reads it: its rows one at a time, and what becomes of the unusable ones."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from thinktune.data.columns import TRAINING
 from thinktune.data.example import Example
-from thinktune.data.formats import name_numbers
+from thinktune.data.naming import name_numbers, name_reasons
+from thinktune.data.near_duplicates import Progress
 from thinktune.data.sources import Unusable, stream_examples
 from thinktune.errors import DataError
+from thinktune.tracking import Silence, Watcher, watched
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +26,12 @@ class Source:
     """Rows need a question and nothing else, as held-out questions do."""
     skip_unusable: bool = False
     """Set rows aside that cannot be used, instead of stopping at them."""
+    watcher: Watcher = field(default_factory=Silence, compare=False)
+    """Is told of every row read."""
 
     def read(self) -> Iterator[Example | Unusable]:
         """Read the rows, one at a time; errors as of ``stream_examples``."""
-        return stream_examples(
+        rows = stream_examples(
             self.name,
             split=self.split,
             columns=self.columns,
@@ -35,6 +39,21 @@ class Source:
             revision=self.revision,
             required=("question",) if self.questions_only else TRAINING,
         )
+        return watched(rows, self.watcher, f"Reading {self.name}")
+
+    def told(self, watcher: Watcher) -> "Source":
+        """The same source, of whose reading a watcher is told."""
+        return replace(self, watcher=watcher)
+
+    def search_progress(self) -> Progress:
+        """Tells the watcher of a search for near-duplicates, as a stage of its own."""
+
+        def tell(done: int, total: int) -> None:
+            if done == 1:
+                self.watcher.stage("Looking for near-duplicates", total)
+            self.watcher.advance(done)
+
+        return tell
 
     def options(self) -> dict[str, object]:
         """What a step must tell of how its source was read."""
@@ -76,7 +95,7 @@ def usable(
         elif set_aside is not None:
             set_aside(item)
     if problems:
-        listed = "; ".join(
+        listed = name_reasons(
             f"{label}: {reason} in {name_numbers(numbers)}"
             for (label, reason), numbers in problems.items()
         )

@@ -16,6 +16,7 @@ from thinktune.data.provenance import Step, row_after
 from thinktune.data.records import to_row
 from thinktune.data.sources import Unusable
 from thinktune.errors import ConfigError, DataError
+from thinktune.paths import user_path
 
 LINES = (".jsonl", ".ndjson")
 """How the name of an output file ends."""
@@ -189,7 +190,7 @@ class Output:
     def _check_place(self, names: Sequence[str], force: bool, *, is_folder: bool) -> None:
         made = [*self._files.values(), self._rejected, self._diff, self._card]
         for name in names:
-            read = Path(name).expanduser().resolve()
+            read = user_path(name).resolve()
             inside = read.is_dir() and any(read in path.resolve().parents for path in made)
             if inside or read in (path.resolve() for path in made):
                 raise ConfigError(

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TextIO, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from thinktune.errors import ConfigError, DataError
 
@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 
 COMPRESSIONS = (".gz", ".zst")
 """What may follow a format in a file's name: ``train.jsonl.gz``."""
+
+MAX_LINE = 1 << 24
+"""Characters of a line, or of a row of cells: four million tokens, more than a model can see."""
+
+_MAX_UNPACKED, _MAX_RATIO = 1 << 28, 200
+"""Bytes of which nobody asks how they were packed; and, beyond them, times the packed size."""
 
 _MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 
@@ -32,12 +38,15 @@ def format_of(path: Path) -> str:
 def open_bytes(path: Path, label: str) -> io.BufferedReader:
     """Open a file for reading, decompressed.
 
+    What is read of it is refused once it is far more than text packs to, so that a few kilobytes
+    cannot fill memory or disk.
+
     Raises:
         ConfigError: a .zst file without zstandard.
     """
     match path.suffix.lower():
         case ".gz":
-            raw: object = gzip.open(path, "rb")  # noqa: SIM115 - the caller closes it
+            raw: gzip.GzipFile | io.RawIOBase = gzip.GzipFile(path, "rb")
         case ".zst":
             try:
                 import zstandard  # noqa: PLC0415 - an optional extra
@@ -47,8 +56,57 @@ def open_bytes(path: Path, label: str) -> io.BufferedReader:
                 ) from error
             raw = _ZstdFile(path.open("rb"), zstandard.ZstdDecompressor())
         case _:
-            raw = path.open("rb", buffering=0)
-    return io.BufferedReader(cast(io.RawIOBase, raw), 1 << 18)
+            return io.BufferedReader(cast(io.RawIOBase, path.open("rb", buffering=0)), 1 << 18)
+    unpacked = _Unpacked(raw, UnpackLimit(path, label))
+    return io.BufferedReader(unpacked, 1 << 18)
+
+
+class UnpackLimit:
+    """Counts what comes out of a compressed file, and refuses a decompression bomb."""
+
+    def __init__(self, path: Path, label: str) -> None:
+        """Allow so many times the file's size."""
+        self._packed, self._label, self._unpacked = path.stat().st_size, label, 0
+
+    def add(self, num_bytes: int) -> None:
+        """Count bytes that came out.
+
+        Raises:
+            DataError: they are too many.
+        """
+        self._unpacked += num_bytes
+        if self._unpacked > max(_MAX_UNPACKED, _MAX_RATIO * self._packed):
+            raise DataError(
+                f"{self._label}: {self._packed:,} bytes unpack to more than "
+                f"{self._unpacked - num_bytes:,}, as no text does; unpack it yourself if you trust "
+                "where it is from"
+            )
+
+
+class _Unpacked(io.RawIOBase):
+    """A decompressed stream under a limit."""
+
+    def __init__(self, file: gzip.GzipFile | io.RawIOBase, limit: UnpackLimit) -> None:
+        self._file, self._limit = file, limit
+
+    def readable(self) -> bool:
+        """It is read, never written."""
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # pyright: ignore - io's name for a buffer
+        """Fill the buffer, and count."""
+        count = self._file.readinto(buffer) or 0
+        self._limit.add(count)
+        return count
+
+    def close(self) -> None:
+        """Close the stream below too."""
+        self._file.close()
+        super().close()
+
+
+_ZSTD_PIECE = 1 << 10
+"""Bytes decompressed at a time: 128 KiB of output may come from four of them."""
 
 
 class _ZstdFile(io.RawIOBase):
@@ -67,7 +125,7 @@ class _ZstdFile(io.RawIOBase):
     def readinto(self, buffer: memoryview) -> int:  # pyright: ignore - io's name for a buffer
         """Fill the buffer; a file that ends within a frame is an EOFError."""
         while not self._out:
-            packed = self._waiting or self._file.read(1 << 17)
+            packed = self._waiting or self._file.read(_ZSTD_PIECE)
             self._waiting = b""
             if not packed:
                 if self._frame is not None:
@@ -89,7 +147,7 @@ class _ZstdFile(io.RawIOBase):
 
 
 @contextmanager
-def open_text(path: Path, label: str, *, newline: str = "\n") -> Iterator[TextIO]:
+def open_text(path: Path, label: str, *, newline: str = "\n") -> Iterator[io.TextIOWrapper]:
     """Open a text file; its lines end as they do in the file.
 
     They are cut at line feeds only or, with ``newline=""``, also at carriage returns.
@@ -115,6 +173,23 @@ def open_text(path: Path, label: str, *, newline: str = "\n") -> Iterator[TextIO
             raise DataError(
                 f"{label}: broken or cut off as a {path.suffix} file: {error}; fetch it again"
             ) from error
+
+
+def lines_of(text: io.TextIOWrapper, label: str) -> Iterator[str]:
+    """Give a file's lines.
+
+    Raises:
+        DataError: one is longer than ``MAX_LINE``.
+    """
+    number = 0
+    while line := text.readline(MAX_LINE + 1):
+        number += 1
+        if len(line) > MAX_LINE:
+            raise DataError(
+                f"{label} line {number}: longer than {MAX_LINE:,} characters, so no row a model "
+                "could read; is it JSON Lines or CSV, one row a line?"
+            )
+        yield line
 
 
 def _encoding(start: bytes) -> str:

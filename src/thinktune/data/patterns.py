@@ -22,7 +22,8 @@ class Pattern:
     fields: tuple[str, ...]
     """Every field it gives, in order."""
     _groups: tuple[tuple[str, ...], ...]
-    _regex: re.Pattern[str]
+    _literals: tuple[str, ...]
+    """What stands before, between and after the fields."""
 
     @classmethod
     def parse(cls, text: str) -> "Pattern":
@@ -53,10 +54,7 @@ class Pattern:
         between = [literal.strip() for literal in literals[2:-1:2]]
         if not all(between):
             raise ConfigError(f"pattern {text!r}: two fields with no text that parts them")
-        regex = r"\s*" + re.escape(literals[0].strip())
-        for literal in literals[2::2]:
-            regex += r"(.*)" + re.escape(literal.strip())
-        return cls(text, fields, groups, re.compile(regex + r"\s*", re.DOTALL))
+        return cls(text, fields, groups, tuple(literal.strip() for literal in literals[::2]))
 
     def apply(self, cells: Mapping[str, object], name: str) -> dict[str, object]:
         """Put the fields found in the cell called ``name`` in its place.
@@ -64,13 +62,27 @@ class Pattern:
         Raises:
             RowError: the cell is no text, or not as the pattern says.
         """
-        found = self._regex.fullmatch(as_text(cells.get(name), name))
+        found = self._between(as_text(cells.get(name), name).strip())
         if found is None:
             raise RowError(f"{name} that is not as the pattern {self.text!r} says")
         rest = {column: cell for column, cell in cells.items() if column != name}
-        for group, text in zip(self._groups, found.groups(), strict=True):
+        for group, text in zip(self._groups, found, strict=True):
             rest |= dict.fromkeys(group, text.strip())
         return rest
+
+    def _between(self, text: str) -> list[str] | None:
+        """What stands between the literals, each at its last place; linear, as no regex is."""
+        first, *between, last = self._literals
+        if not text.startswith(first) or not text.endswith(last):
+            return None
+        end, texts = len(text) - len(last), list[str]()
+        for literal in reversed(between):
+            place = text.rfind(literal, len(first), end)
+            if place < 0:
+                return None
+            texts.append(text[place + len(literal) : end])
+            end = place
+        return [text[len(first) : end], *reversed(texts)] if end >= len(first) else None
 
 
 NO_PATTERNS: Mapping[str, Pattern] = MappingProxyType({})

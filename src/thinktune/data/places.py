@@ -7,9 +7,11 @@ from importlib.resources import files
 from itertools import chain
 from pathlib import Path
 
-from thinktune.data.formats import READERS, Row, as_rows, name_numbers, read_rows
+from thinktune.data.formats import READERS, Row, as_rows, read_rows
+from thinktune.data.naming import name_numbers
 from thinktune.data.opening import format_of
 from thinktune.errors import ConfigError, DataError
+from thinktune.paths import user_path
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 """``owner/name``, or ``owner/name:subset`` for a data set with several subsets."""
@@ -44,7 +46,7 @@ def find_rows(
         raise ConfigError(
             "no data: name a file, a folder or a data set, for example data.train=FILE"
         )
-    path = Path(source).expanduser()
+    path = user_path(source)
     shipped = _shipped()
     is_hub = not path.exists() and source not in shipped and _is_hub_id(source)
     if revision is not None and not is_hub:

@@ -49,7 +49,11 @@ class PlainTokenizer:
 
     @classmethod
     def from_tokenizer(cls, tokenizer: PreTrainedTokenizerBase) -> "PlainTokenizer":
-        """Share the model of ``tokenizer``; the tokenizer itself is not changed."""
+        """Share the model of ``tokenizer``; the tokenizer itself is not changed.
+
+        Raises:
+            TemplateError: a control token can be written as text, by a word of the vocabulary.
+        """
         original = backend_of(tokenizer)
         controls = control_tokens(tokenizer)
         plain = Tokenizer(original.model)
@@ -62,9 +66,24 @@ class PlainTokenizer:
         }
         plain.add_tokens(list(added.values()))
         here = plain.get_vocab(with_added_tokens=True)
-        return cls(plain, {here[token.content]: number for number, token in added.items()})
+        made = cls(plain, {here[token.content]: number for number, token in added.items()})
+        steering = set(controls.values())
+        obeyed = [name for name in controls if steering & set(made.encode(name))]
+        if obeyed:
+            raise TemplateError(
+                f"this tokenizer writes the text {obeyed[0]!r} as the control token: whoever "
+                "writes it into a row could end or begin a turn; use another checkpoint"
+            )
+        return made
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of ``text`` in the checkpoint's numbering, with nothing added around it."""
-        ids = self.backend.encode(text, add_special_tokens=False).ids
+        """Token ids of ``text`` in the checkpoint's numbering, with nothing added around it.
+
+        Raises:
+            TemplateError: the text holds half a character (a lone surrogate).
+        """
+        try:
+            ids = self.backend.encode(text, add_special_tokens=False).ids
+        except (TypeError, UnicodeEncodeError):
+            raise TemplateError("half a character (a lone surrogate) in a text") from None
         return [self.numbers.get(number, number) for number in ids]

@@ -14,7 +14,8 @@ from thinktune.data.conversations import (
     read_turns,
 )
 from thinktune.data.example import Example, Turn
-from thinktune.data.formats import Row, name_numbers
+from thinktune.data.formats import MAX_COLUMNS, Row
+from thinktune.data.naming import name_columns, name_numbers, name_reasons
 from thinktune.data.patterns import NO_PATTERNS, Pattern
 from thinktune.errors import DataError
 
@@ -55,7 +56,7 @@ class ExampleReader:
         if missing:
             raise DataError(
                 f"{self._label}: data.patterns.{missing[0]}, but there is no such column; "
-                f"found: {', '.join(self._names)}"
+                f"found: {name_columns(self._names)}"
             )
         self._columns = self._find()
         require_columns(first, self._columns, required, list(self._names))
@@ -75,6 +76,11 @@ class ExampleReader:
         return _to_example(row, self._columns, self._required)
 
     def _find(self) -> dict[str, str]:
+        if len(self._names) > MAX_COLUMNS:
+            raise DataError(
+                f"{self._label}: more than {MAX_COLUMNS:,} different columns; are values used as "
+                "keys? Put them under one key"
+            )
         mapping, names = dict(self._mapping), self._names
         if self._patterns:
             made = [field for pattern in self._patterns.values() for field in pattern.fields]
@@ -109,7 +115,7 @@ def to_examples(
                 problems.setdefault(reason, {}).setdefault(row.label, []).append(row.number)
     if problems:
         raise DataError(
-            "; ".join(
+            name_reasons(
                 f"{place}: {reason} in {name_numbers(numbers)}"
                 for reason, places in problems.items()
                 for place, numbers in places.items()

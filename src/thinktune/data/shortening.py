@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 SENTENCE = re.compile(
     r"""
-    .+?                                  # as little as possible, up to
+    (?: [.!?]{2,}+ ["'”’)\]]*+ (?=\s)    # a sentence of nothing but its end; or
+      | .+?                              # as little as possible, up to
     (?: [。！？…]+ [”’」』）】]*            # a full-width end, which needs no space after it,
-      | [.!?]+ ["'”’)\]]* (?=\s)         # a Western end before a space (3.14 is no end),
-      | (?=\n) | \Z )                    # the end of the line, or of the text;
+      | (?<![.!?]) [.!?]++ ["'”’)\]]*+ (?=\s)    # a Western end before a space (3.14 is none),
+      | (?=\n) | \Z ))                   # the end of the line, or of the text;
     \s*                                  # and the white space that follows belongs to it
     """,
     re.VERBOSE | re.DOTALL,

@@ -12,7 +12,7 @@ from thinktune.data.drawing import choose_groups, how_many
 from thinktune.data.example import Example, spoken
 from thinktune.data.intake import AnySource, Source, as_source, reread, usable
 from thinktune.data.mending import Output, finished
-from thinktune.data.near_duplicates import NearDuplicates, Progress
+from thinktune.data.near_duplicates import NearDuplicates
 from thinktune.data.provenance import Step
 from thinktune.data.sameness import question_key
 from thinktune.data.strata import SHOWN_STRATA, Rule, Strata, Stratifier, all_hold, count_table
@@ -33,7 +33,6 @@ def split(
     near: float | None = NEAR,
     seed: int = 0,
     force: bool = False,
-    progress: Progress | None = None,
 ) -> Mended:
     """Part the rows into OUT/train.jsonl and OUT/test.jsonl, each in the source's order.
 
@@ -55,7 +54,6 @@ def split(
         near: least similarity of questions that stay together; None for the same ones only.
         seed: of the draw.
         force: replace files that are there.
-        progress: called while near-duplicates are looked for, with bands done and all bands.
 
     Raises:
         DataError: rows cannot be used; no row has a field of ``by``; or one side would be empty.
@@ -76,7 +74,7 @@ def split(
         **source.options(),
     )
     with Output(step, [source], out, parts=(TRAIN, TEST), force=force) as output:
-        rows = _read(source, by, rules, near, progress)
+        rows = _read(source, by, rules, near)
         lot = (heldout_count, heldout, seed)
         held = _by_rule(rows, output.notes) if rules else _by_lot(rows, *lot, output.notes)
         output.table = count_table(rows.strata, {TRAIN: ~held, TEST: held})
@@ -104,13 +102,7 @@ class _Read:
     """By rule: 1 held out, 0 not, -1 the row lacks a field of it."""
 
 
-def _read(
-    source: Source,
-    by: Sequence[str],
-    rules: Sequence[Rule],
-    near: float | None,
-    progress: Progress | None,
-) -> _Read:
+def _read(source: Source, by: Sequence[str], rules: Sequence[Rule], near: float | None) -> _Read:
     stratifier, keys, matches = Stratifier(by), array("Q"), array("b")
     alike = NearDuplicates()
     for example in usable(source):
@@ -128,7 +120,7 @@ def _read(
     if near is not None:
         # Near groups hold all that ask the same words; the same key under another context too.
         roots = np.arange(len(keys))
-        for places in alike.groups(near, progress):
+        for places in alike.groups(near, source.search_progress()):
             roots[places] = places[0]
         group = _united(group, roots)
     _, group = np.unique(group, return_inverse=True)

@@ -17,6 +17,8 @@ from thinktune.evaluation.tasks import Purpose
 
 SHORT_TITLES = {"pass_at_1": "pass@1", "lenient_accuracy": "lenient accuracy"}
 """The main metrics in a sentence."""
+NUM_SHOWN = 3
+"""Questions of a task that the terminal and ``report.md`` show; ``report.html`` has all."""
 _WITHIN_REACH = 20
 """Asking so many times as many questions is advice; beyond, the difference is too small to tell."""
 
@@ -177,7 +179,7 @@ def compare(
 
 
 def choose_shown(
-    answered: Sequence[Answered], purpose: Purpose, *, num: int, seed: int
+    answered: Sequence[Answered], purpose: Purpose, *, num: int = NUM_SHOWN, seed: int
 ) -> list[int]:
     """Choose questions to show, by chance, with one that was answered wrongly if there is one.
 

@@ -30,7 +30,6 @@ def to_markdown(
     answered: Mapping[str, AnsweredSides],
     provenance: Provenance,
     *,
-    num_shown: int,
     seed: int,
 ) -> str:
     """Give an evaluation as a page: verdict, numbers, and some questions side by side."""
@@ -46,7 +45,7 @@ def to_markdown(
     parts.append(_table(("", ""), [map(_literal, row) for row in rows]))
     for task in tasks:
         sides = answered[task.last.task_name]
-        parts += _shown(task, titles, sides, num_shown=num_shown, seed=seed)
+        parts += _shown(task, titles, sides, seed=seed)
     return "\n\n".join(parts) + "\n"
 
 
@@ -164,11 +163,10 @@ def _shown(
     titles: Mapping[str, str],
     sides: AnsweredSides,
     *,
-    num_shown: int,
     seed: int,
 ) -> Iterator[str]:
     scores = task.last
-    indices = choose_shown(sides[-1], scores.purpose, num=num_shown, seed=seed)
+    indices = choose_shown(sides[-1], scores.purpose, seed=seed)
     files = " and ".join(f"`{scores.task_name}/{key}.jsonl`" for key in titles)
     yield f"## Questions of {_literal(scores.task_name)}"
     yield (

@@ -29,7 +29,6 @@ def write_report(
     *,
     seed: int,
     curves: Mapping[str, object] | None = None,
-    num_shown: int = 3,
 ) -> None:
     """Write ``comparison.json``, ``report.md``, ``report.html`` and the samples of each task.
 
@@ -43,7 +42,6 @@ def write_report(
         provenance: how they came about.
         seed: of the choice of questions shown.
         curves: as ``content.page_content`` takes them.
-        num_shown: questions of each task that ``report.md`` shows; ``report.html`` has all.
 
     Raises:
         DataError: two tasks have one name, and so one folder.
@@ -56,7 +54,7 @@ def write_report(
             write_samples(folder / name / f"{key}.jsonl", side)
     text = json.dumps(to_json(results, provenance), ensure_ascii=False, indent=2, allow_nan=False)
     atomic.write_text(folder / "comparison.json", text + "\n")
-    page = to_markdown(results, answered, provenance, num_shown=num_shown, seed=seed)
+    page = to_markdown(results, answered, provenance, seed=seed)
     atomic.write_text(folder / "report.md", page)
     content = page_content(results, answered, provenance, curves=curves)
     atomic.write_text(folder / "report.html", to_page(content))

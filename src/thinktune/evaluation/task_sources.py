@@ -24,6 +24,7 @@ from thinktune.evaluation.tasks import (
     Task,
     task_from_examples,
 )
+from thinktune.paths import user_path
 
 TASKS: dict[str, str] = {
     "retention": "arithmetic, general knowledge and other languages, 20 questions each",
@@ -89,7 +90,7 @@ def _held_out_rows(source: str) -> list[Row]:
     try:
         return list(find_rows(source, None)[0])
     except DataError as error:
-        if Path(source).expanduser().exists():
+        if user_path(source).exists():
             raise
         raise ConfigError(
             f"no task {source}: {error}; tasks: {', '.join(TASKS)}, a data file, or "

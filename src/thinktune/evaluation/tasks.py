@@ -67,8 +67,6 @@ class EvaluationConfig(Settings):
     judge: dict[str, Any] = Field(default_factory=dict)
     """Where grader=judge: ``url`` and ``model`` of an OpenAI-compatible endpoint, and what else
     `thinktune.judging.JudgeConfig` knows."""
-    num_shown: PositiveInt = 3
-    """Questions shown in full, side by side, in the terminal and the model card."""
     num_probe: PositiveInt = 16
     """Held-out questions answered every training.sample_steps, for a curve beside the loss."""
 

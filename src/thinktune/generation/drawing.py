@@ -25,8 +25,13 @@ def next_tokens(
     probabilities, order = torch.sort(
         (logits_BV.float() / temperature).softmax(-1), descending=True, stable=True
     )
-    before = probabilities.cumsum(-1) - probabilities
-    kept = probabilities.masked_fill(before >= top_p, 0).cumsum(-1)
+    before = _running_sum(probabilities) - probabilities
+    kept = _running_sum(probabilities.masked_fill(before >= top_p, 0))
     place = torch.searchsorted(kept, (draws_B * kept[:, -1])[:, None], right=True)
     last = (kept < kept[:, -1:]).sum(-1, keepdim=True)
     return order.gather(1, torch.minimum(place, last)).squeeze(1)
+
+
+def _running_sum(x_BV: Tensor) -> Tensor:
+    """In whole numbers, whose sum is the same in whatever order a device adds."""
+    return (x_BV.double() * 2**52).long().cumsum(-1).double() / 2**52

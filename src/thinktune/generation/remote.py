@@ -183,7 +183,7 @@ class _Asker:
         try:
             body = {"model": self.server.model} | body
             reply = await self.api.post(path, body=body, cast_to=object)
-        except ValueError:  # what calls itself JSON and is none
+        except (ValueError, RecursionError):  # what calls itself JSON and is none
             reply = None
         if not isinstance(reply, dict):
             raise ConfigError(f"{self.server.url}: the reply is no JSON; does the URL end in /v1?")
@@ -199,8 +199,8 @@ class _Asker:
                 raise ConfigError(f"{url}: no token ids in the reply; vLLM gives them from 0.10.2")
             case _:
                 raise ConfigError(f"{url}: no completion in the reply")
-        if finish not in _STOPS:
-            raise ConfigError(f"{url}: a completion ended by {finish!r}, not by the model")
+        if not isinstance(finish, str) or finish not in _STOPS:
+            raise ConfigError(f"{url}: a completion ended by {finish!r:.40}, not by the model")
         if choice.get("prompt_token_ids") not in (None, asked["prompt"]):
             raise ConfigError(f"{url}: the server changed a prompt (its prompt_token_ids differ)")
         known = range(len(self.tokenizer))

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import Literal
 
 from pydantic import NonNegativeInt, PositiveInt
@@ -14,6 +13,7 @@ from thinktune.errors import ConfigError, DataError
 from thinktune.generation.completion import Completion, GenerationConfig
 from thinktune.generation.engine import generate
 from thinktune.loading import Model, load_adapted, load_config_model, load_run_model
+from thinktune.paths import user_path
 from thinktune.run_folder import open_run
 from thinktune.settings import Settings
 
@@ -154,7 +154,7 @@ def open_answerer(config: HarnessConfig) -> Answerer:
         ConfigError: an option has no effect.
         ThinktuneError: the run or the model cannot be loaded.
     """
-    is_run = (Path(config.model).expanduser() / "run.json").is_file()
+    is_run = (user_path(config.model) / "run.json").is_file()
     if is_run and config.adapter is not None:
         raise ConfigError("adapter goes with a base model; a run has its own adapter")
     if is_run and config.side is Side.BEFORE:
@@ -163,7 +163,7 @@ def open_answerer(config: HarnessConfig) -> Answerer:
         return Answerer(load_run_model(config.model)[0], config)
     if config.side is Side.BEFORE:
         raise ConfigError(f"side=before goes with a run folder, and {config.model} is none")
-    adapter = None if config.adapter is None else Path(config.adapter).expanduser()
+    adapter = None if config.adapter is None else user_path(config.adapter)
     return Answerer(load_adapted(config.model, adapter), config)
 
 

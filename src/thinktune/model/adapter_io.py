@@ -1,11 +1,14 @@
 """Adapters on disk, in PEFT's format both ways: written here, opened there, and the reverse."""
 
 import json
+import os
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -14,7 +17,15 @@ from thinktune.errors import AdapterError, ConfigError
 from thinktune.model.checkpoint_io import BaseDtype, fingerprint
 from thinktune.model.decoder import Decoder
 from thinktune.model.held_weights import Quantize
-from thinktune.model.lora import LoRAConfig, adapted_layers, detach, match_targets, place
+from thinktune.model.lora import (
+    LoRAConfig,
+    adapted_layers,
+    adapter_parameters,
+    detach,
+    match_targets,
+    place,
+)
+from thinktune.settings import parse_settings
 from thinktune.tracking import Watcher
 
 WEIGHTS = "adapter_model.safetensors"
@@ -36,6 +47,9 @@ _PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
 """First values of A and B that leave the base as it is; PiSSA, OLoRA and others change it."""
 
 
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
 @dataclass(frozen=True, slots=True)
 class BaseIdentity:
     """Which base model an adapter was trained on."""
@@ -55,26 +69,44 @@ class BaseIdentity:
         return BaseDtype(self.held_as) if quantized else BaseDtype.AUTO
 
 
-def adapter_tensors(decoder: Decoder) -> dict[str, Tensor]:
-    """The adapter's matrices under PEFT's names, in float32 on the CPU."""
-    tensors: dict[str, Tensor] = {}
-    for name, layer in adapted_layers(decoder).items():
-        for part, matrix in (("lora_A", layer.lora_A), ("lora_B", layer.lora_B)):
-            assert matrix is not None
-            tensors[f"{_PREFIX}{name}.{part}.weight"] = matrix.detach().float().cpu().contiguous()
-    return tensors
+def identity_here(decoder: Decoder, base: BaseIdentity) -> BaseIdentity:
+    """The base model as it is loaded now: its weights, and how they are held."""
+    return replace(base, fingerprint=fingerprint(decoder), held_as=decoder.held_as)
 
 
 def write_adapter(decoder: Decoder, folder: Path, config: LoRAConfig, base: BaseIdentity) -> None:
-    """Write the attached adapter to ``folder``, which must exist; PEFT and vLLM open it.
+    """Write the attached adapter to ``folder``, which must exist; PEFT and vLLM open it."""
+    matrices = {name: p.detach() for name, p in adapter_parameters(decoder).items()}
+    if not matrices:
+        raise AdapterError("the model carries no adapter to write")
+    write_matrices(matrices, folder, config, identity_here(decoder, base))
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write a safetensors file.
+
+    Raises:
+        OSError: what the system said (no room, read-only), which safetensors wraps.
+    """
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+
+
+def write_matrices(
+    matrices: Mapping[str, Tensor], folder: Path, config: LoRAConfig, base: BaseIdentity
+) -> None:
+    """Write matrices named as a decoder's parameters are to ``folder``, as an adapter.
 
     The base model's fingerprint, and how it was held, go into a file of our own beside PEFT's
     two: of keys it does not know in its own PEFT warns, and earlier versions refuse them.
     """
-    tensors = adapter_tensors(decoder)
-    if not tensors:
-        raise AdapterError("the model carries no adapter to write")
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    tensors = {f"{_PREFIX}{n}.weight": m.float().cpu().contiguous() for n, m in matrices.items()}
+    save_tensors(tensors, folder / WEIGHTS)
     peft_config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -91,8 +123,8 @@ def write_adapter(decoder: Decoder, folder: Path, config: LoRAConfig, base: Base
     }
     identity = {
         "base_model": base.name,
-        "base_fingerprint": fingerprint(decoder),
-        "base_dtype": decoder.held_as,
+        "base_fingerprint": base.fingerprint,
+        "base_dtype": base.held_as,
     }
     for file, content in ((CONFIG, peft_config), (PROVENANCE, identity)):
         (folder / file).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -103,8 +135,10 @@ def _read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise AdapterError(f"{path.parent}: no {path.name}; not an adapter folder") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise AdapterError(f"{path}: not valid JSON ({error})") from None
+    except OSError as error:
+        raise AdapterError(f"{path}: cannot be read: {error.strerror}") from None
     if not isinstance(content, dict):
         raise AdapterError(f"{path}: holds no JSON object")
     return content
@@ -118,7 +152,14 @@ def _refuse_unsupported(content: Mapping[str, Any], folder: Path) -> None:
         else:
             plain = key in _READ or value in (None, False, "none", [], {})
         if not plain:
-            raise AdapterError(f"{folder / CONFIG}: {key}={value!r} is not supported")
+            raise AdapterError(f"{folder / CONFIG}: {key}={value!r:.80} is not supported")
+
+
+def _text(content: Mapping[str, Any], key: str, path: Path) -> str | None:
+    value = content.get(key)
+    if value is not None and not isinstance(value, str):
+        raise AdapterError(f"{path}: {key} is {value!r:.40}, not text")
+    return value
 
 
 def read_adapter_config(folder: Path) -> tuple[LoRAConfig, BaseIdentity]:
@@ -129,27 +170,32 @@ def read_adapter_config(folder: Path) -> tuple[LoRAConfig, BaseIdentity]:
     """
     content = _read_json(folder / CONFIG)
     if content.get("peft_type") != "LORA":
-        raise AdapterError(f"{folder}: peft_type is {content.get('peft_type')!r}, not 'LORA'")
+        raise AdapterError(f"{folder}: peft_type is {content.get('peft_type')!r:.40}, not 'LORA'")
     _refuse_unsupported(content, folder)
     targets = content.get("target_modules") or []
     if not isinstance(targets, list):
-        raise AdapterError(f"{folder}: target_modules is {targets!r}; only a list of names is read")
-    try:
-        config = LoRAConfig(
-            rank=content["r"],
-            alpha=content["lora_alpha"],
-            dropout=content.get("lora_dropout") or 0.0,
-            target_modules=tuple(targets),
-            use_rslora=bool(content.get("use_rslora")),
+        raise AdapterError(
+            f"{folder}: target_modules is {targets!r:.80}; only a list of names is read"
         )
-    except (KeyError, ValueError) as error:
+    if missing := [key for key in ("r", "lora_alpha") if key not in content]:
+        raise AdapterError(f"{folder / CONFIG}: no {missing[0]}; not a LoRA adapter's settings")
+    settings = {
+        "rank": content["r"],
+        "alpha": content["lora_alpha"],
+        "dropout": content.get("lora_dropout") or 0.0,
+        "target_modules": tuple(targets),
+        "use_rslora": bool(content.get("use_rslora")),
+    }
+    try:
+        config = parse_settings(LoRAConfig, settings)
+    except ConfigError as error:
         raise AdapterError(f"{folder / CONFIG}: {error}") from None
     ours = _read_json(folder / PROVENANCE) if (folder / PROVENANCE).is_file() else {}
     base = BaseIdentity(
         name=str(content.get("base_model_name_or_path") or ours.get("base_model") or ""),
-        revision=content.get("revision"),
-        fingerprint=ours.get("base_fingerprint"),
-        held_as=ours.get("base_dtype"),
+        revision=_text(content, "revision", folder / CONFIG),
+        fingerprint=_text(ours, "base_fingerprint", folder / PROVENANCE),
+        held_as=_text(ours, "base_dtype", folder / PROVENANCE),
     )
     return config, base
 
@@ -230,6 +276,11 @@ def load_tensors(
             more = f" and {len(names) - 2} more" if len(names) > 2 else ""
             raise AdapterError(f"{where}: {what} {', '.join(names[:2])}{more}")
     for name, tensor in tensors.items():
+        if tensor.dtype not in _FLOATS:
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise AdapterError(
+                f"{where}: {name} is stored as {kind}; 16- or 32-bit floats are read"
+            )
         if not tensor.isfinite().all():
             raise AdapterError(f"{where}: {name} holds values that are not finite")
     for name, layer in layers.items():

@@ -20,8 +20,11 @@ from thinktune.model.decoder import Decoder
 from thinktune.model.embedded import EMBEDDED_PREFIX, embedded_checkpoint
 from thinktune.model.held_weights import NF4, Quantize
 from thinktune.model.shape import shape_from_config, stored_as_nf4
+from thinktune.model.sizes import require_sizes
 from thinktune.model.weight_files import WeightFiles, opened
 from thinktune.ops.nf4 import NF4Weight
+from thinktune.paths import user_path
+from thinktune.tracking import Silence, Watcher, watched
 
 _FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
@@ -53,7 +56,7 @@ def find_checkpoint(
     """
     if base_model.startswith(EMBEDDED_PREFIX):
         return embedded_checkpoint(base_model)
-    folder = Path(base_model).expanduser()
+    folder = user_path(base_model)
     if folder.is_dir():
         return folder
     if folder.is_file():
@@ -83,10 +86,11 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{folder}: no config.json; not a model folder")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(config, dict):
         raise CheckpointError(f"{path}: holds no JSON object")
+    require_sizes(config, path)
     return config
 
 
@@ -95,10 +99,13 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     names = ("tokenizer.json", "tokenizer.model", "vocab.json")
     if not any((folder / name).is_file() for name in names):
         raise CheckpointError(f"{folder}: no tokenizer ({', '.join(names)} are all missing)")
+    if (folder / "config.json").is_file():
+        read_config(folder)  # transformers reads it too, and says less of what is wrong with it
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (ValueError, OSError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder}: the tokenizer cannot be read ({error})") from None
+    except Exception as error:  # its reader raises bare ones for a file it cannot make sense of
+        told = " ".join(str(error).split())[:300] or type(error).__name__
+        raise CheckpointError(f"{folder}: the tokenizer cannot be read ({told})") from None
 
 
 class Precision(NamedTuple):
@@ -141,14 +148,15 @@ def resolve_precision(
     own = default_dtype(device)
     if device.type == "cuda":
         here = capability(device)
+        told = ".".join(map(str, here))
         if base_dtype is BaseDtype.BFLOAT16 and own is not torch.bfloat16:
             raise ConfigError(
-                f"base_dtype=bfloat16: this GPU (compute capability {_dotted(here)}) does "
+                f"base_dtype=bfloat16: this GPU (compute capability {told}) does "
                 "not multiply bfloat16; use base_dtype=auto (float16 here), or nf4"
             )
         if base_dtype in (BaseDtype.FP8, BaseDtype.FP8_DGRAD) and here < FP8_FROM:
             raise ConfigError(
-                f"base_dtype={base_dtype}: this GPU (compute capability {_dotted(here)}) "
+                f"base_dtype={base_dtype}: this GPU (compute capability {told}) "
                 "has no FP8; Ada and Hopper have. Use base_dtype=auto, or nf4"
             )
     if base_dtype is BaseDtype.AUTO:
@@ -156,10 +164,6 @@ def resolve_precision(
     if base_dtype in tuple(Quantize):
         return Precision(own, Quantize(base_dtype))
     return Precision(getattr(torch, base_dtype.value), None)
-
-
-def _dotted(version: tuple[int, int]) -> str:
-    return ".".join(map(str, version))
 
 
 class _Loading:
@@ -231,7 +235,12 @@ class _Loading:
 
 
 def load_decoder(
-    folder: Path, *, dtype: torch.dtype, device: torch.device, quantize: Quantize | None = None
+    folder: Path,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    quantize: Quantize | None = None,
+    watcher: Watcher | None = None,
 ) -> Decoder:
     """Fill a decoder from safetensors, one product at a time.
 
@@ -243,6 +252,7 @@ def load_decoder(
         dtype: of products, and of all weights that are not quantised.
         device: where to.
         quantize: how the projections are held; None as they are.
+        watcher: is told of the tensors read.
 
     Raises:
         CheckpointError: unsupported architecture; missing, unknown or mis-shaped tensors;
@@ -255,16 +265,17 @@ def load_decoder(
     files = WeightFiles(folder)
     files.check_names(expected, shape)
     loading = _Loading(decoder, dtype, device, quantize, stored_quantized=bool(files.quantized))
+    parts: list[tuple[Path, int, list[str]]] = []
     for path in sorted(set(files.weights.values())):
-        here = [n for n, home in files.weights.items() if home == path and n in expected]
-        here.sort(key=loading.stack_of)
+        here = sorted((n for n in expected if files.weights.get(n) == path), key=loading.stack_of)
+        parts += [(path, n, list(names)) for n, names in groupby(here, key=loading.stack_of)]
+    for path, number, names in watched(parts, watcher or Silence(), "Loading weights", len(parts)):
         # Opened for each, because what was mapped of a file goes when it is closed.
-        for number, names in groupby(here, key=loading.stack_of):
-            with opened(path) as file:
-                for name in names:
-                    loading.put(name, files.read(file, path, name, expected[name]))
-            if number >= 0:
-                loading.finish(number)
+        with opened(path) as file:
+            for name in names:
+                loading.put(name, files.read(file, path, name, expected[name]))
+        if number >= 0:
+            loading.finish(number)
     if shape.tie_word_embeddings:
         decoder.lm_head.weight = decoder.model.embed_tokens.weight
     return decoder.eval()

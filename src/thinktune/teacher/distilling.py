@@ -11,6 +11,7 @@ from thinktune.data.formats import write_rows
 from thinktune.data.sources import write_examples
 from thinktune.endpoints import wait_for
 from thinktune.errors import ConfigError
+from thinktune.paths import user_path
 from thinktune.teacher.budget import Budget
 from thinktune.teacher.card import Distilled, distilled_card
 from thinktune.teacher.client import Client, Request
@@ -102,7 +103,7 @@ def distill(
             endpoint refuses.
         DataError: a question is there twice with two references, or a reference is unusable.
     """
-    files = Files(Path(out).expanduser())
+    files = Files(user_path(out))
     _refuse_taken(files)
     distinct, num_repeated = distinct_questions(questions, config)
     check = plan_check([question.example for question in distinct], config)

@@ -57,8 +57,19 @@ def fit(
     return plan
 
 
-def out_of_memory(plan: MemoryPlan | None) -> str:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of PyTorch's, or of Python's, says that memory ran out."""
+    wanted = torch.OutOfMemoryError, MemoryError
+    return isinstance(error, wanted) or "can't allocate memory" in str(error)
+
+
+def out_of_memory(device: torch.device, plan: MemoryPlan | None) -> str:
     """What to tell a user whose device ran out of memory."""
+    if device.type == "cpu":
+        return (
+            "the machine is out of memory: close other programs, lower packing.max_tokens or "
+            "training.batch_size, or take a smaller model"
+        )
     planned = "" if plan is None else f"; planned were {plan.total_bytes / _GIB:.1f} GiB"
     return (
         f"the GPU is out of memory{planned}: another program may hold some (nvidia-smi shows it); "

@@ -1,20 +1,27 @@
 """The training loop: which step comes next, what is measured, what is kept."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 
-from thinktune.errors import TrainingError
+from thinktune.errors import RunError, TrainingError
+from thinktune.interruption import held
 from thinktune.kernels.language import runs_fused
 from thinktune.model.decoder import Decoder
-from thinktune.model.lora import LoRAConfig, adapter_parameters
+from thinktune.model.lora import LoRAConfig
 from thinktune.tracking import Tracker, Watcher
-from thinktune.training.checkpoints import CheckpointFolder
-from thinktune.training.fitting import fit, out_of_memory
+from thinktune.training.checkpoints import CheckpointFolder, CheckpointWriter
+from thinktune.training.fitting import fit, is_out_of_memory, out_of_memory
 from thinktune.training.memory_plan import MemoryPlan
 from thinktune.training.optimizer import OptimizerConfig
-from thinktune.training.progress import Progress, TrainingData, TrainingSummary
+from thinktune.training.progress import Progress, TrainingData
+from thinktune.training.quarantine import Quarantine
 from thinktune.training.schedule import TrainingConfig, is_due
+
+_COMES_AGAIN = (
+    "a resumed run would meet the same step: mend the rows or change the setting, and start another"
+)
 
 
 def train(
@@ -29,11 +36,13 @@ def train(
     watcher: Watcher,
     steps_done: int = 0,
     sample: Callable[[int], None] | None = None,
-) -> TrainingSummary:
+    on_saved: Callable[[], None] = lambda: None,
+) -> None:
     """Train the attached adapter from step ``steps_done`` to the end.
 
     What a step sees and draws follows from the seed and the step, so a resumed run gives the
-    numbers of an uninterrupted one. Ctrl-C writes a checkpoint of the last whole step first.
+    numbers of an uninterrupted one. Ctrl-C and SIGTERM wait for the step under way and write a
+    checkpoint of it first.
 
     Args:
         decoder: the model with its adapter attached, trained so far or fresh.
@@ -46,36 +55,109 @@ def train(
         watcher: who watches.
         steps_done: steps an earlier process took.
         sample: called with the steps done, every ``sample_steps``.
+        on_saved: called by another thread when a checkpoint is there.
 
     Raises:
         TrainingError: loss or gradient is not finite, or the adapter did not change.
+        RunError: a checkpoint could not be written.
     """
-    progress = Progress(decoder, data, config, optimizer_config, seed)
+    quarantine = Quarantine(checkpoints.folder.parent, watcher)
+    progress = Progress(decoder, data, config, optimizer_config, seed, quarantine)
     if steps_done:
         checkpoints.read_optimizer(decoder, progress.optimizer)
     plan = _plan(decoder, checkpoints.lora, progress.max_tokens, config, watcher)
     watcher.stage("Training the adapter", progress.num_steps)
-    written = progress.recorded = steps_done
+    if steps_done:
+        watcher.advance(steps_done)
+    progress.recorded = steps_done
     decoder.train()
+    with CheckpointWriter(checkpoints, decoder, progress.optimizer, on_saved) as writer:
+        keeper = _Keeper(progress, writer, tracker, watcher, steps_done)
+        with _explained(keeper, decoder.device, plan):
+            for step in range(steps_done, progress.num_steps):
+                with held():
+                    keeper.tell(progress.take(step))
+                    if is_due(step + 1, progress.num_steps, config.save_steps):
+                        keeper.write()
+                if sample and config.sample_steps and (step + 1) % config.sample_steps == 0:
+                    sample(step + 1)
+            writer.wait()
+    decoder.eval()
+    progress.require_change()
+
+
+@contextmanager
+def _explained(keeper: "_Keeper", device: torch.device, plan: MemoryPlan | None) -> Iterator[None]:
+    """Whatever ends the loop early: what was planned, what is saved, what to do."""
     try:
-        for step in range(steps_done, progress.num_steps):
-            _tell(progress.take(step), progress, tracker, watcher)
-            if is_due(step + 1, progress.num_steps, config.save_steps):
-                checkpoints.write(decoder, progress.optimizer, progress.recorded)
-                written = progress.recorded
-            if sample and config.sample_steps and (step + 1) % config.sample_steps == 0:
-                sample(step + 1)
-    except torch.cuda.OutOfMemoryError as error:
-        raise TrainingError(out_of_memory(plan)) from error
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise TrainingError(f"{out_of_memory(device, plan)}; {keeper.saved()}") from error
+    except TrainingError as error:
+        raise TrainingError(f"{error}; {_COMES_AGAIN}") from error
+    except OSError as error:
+        raise RunError(
+            f"{error.filename or 'the records of the run'}: cannot be written ({error.strerror}): "
+            f"make room there; {keeper.saved()}"
+        ) from error
     except KeyboardInterrupt:
-        _tell(progress.finish(), progress, tracker, watcher)
-        last, at = _write_if_whole(decoder, progress, checkpoints, written), progress.recorded + 1
-        watcher.say(f"Interrupted in step {at}; --resume goes on after step {last}.")
+        keeper.stop()
         raise
-    finally:
-        decoder.eval()
-    _require_change(decoder)
-    return progress.summary()
+
+
+class _Keeper:
+    """Passes a run's numbers on, and keeps its state."""
+
+    def __init__(
+        self,
+        progress: Progress,
+        writer: CheckpointWriter,
+        tracker: Tracker,
+        watcher: Watcher,
+        written: int,
+    ) -> None:
+        self._progress, self._writer = progress, writer
+        self._tracker, self._watcher = tracker, watcher
+        self._written = written
+        """Steps in the newest checkpoint."""
+        self._heldout: tuple[int, float] | None = None
+
+    def tell(self, finished: Iterable[tuple[int, dict[str, float]]]) -> None:
+        """Record the numbers of finished steps."""
+        for done, numbers in finished:
+            self._tracker.log(done, numbers)
+            self._progress.recorded = done
+            if (loss := numbers.get("heldout/loss")) is not None:
+                self._heldout = done, loss
+            self._watcher.advance(done, numbers)
+
+    def write(self) -> None:
+        """Have the last recorded step written."""
+        done = self._progress.recorded
+        measured = self._heldout is not None and self._heldout[0] == done
+        self._writer.write(done, self._heldout[1] if self._heldout and measured else None)
+        self._written = done
+
+    def stop(self) -> None:
+        """Write the last recorded step, if the adapter has not gone past it already.
+
+        An update without its record is not kept: a resumed run makes both again.
+        """
+        progress = self._progress
+        self.tell(progress.finish())
+        recorded = progress.recorded
+        if recorded > self._written and progress.optimizer.num_steps() == recorded:
+            self.write()
+        self._writer.wait()
+        self._watcher.say(f"Interrupted in step {recorded + 1}; {self.saved()}")
+
+    def saved(self) -> str:
+        """What is kept, and how to go on."""
+        if not self._written:
+            return "nothing is saved yet: the same command begins again"
+        return f"saved after step {self._written}: the same command with --resume auto goes on"
 
 
 def _plan(
@@ -91,40 +173,3 @@ def _plan(
                 "with more memory than planned; `pip install triton` (Linux) brings it."
             )
     return plan
-
-
-def _tell(
-    finished: Iterable[tuple[int, dict[str, float]]],
-    progress: Progress,
-    tracker: Tracker,
-    watcher: Watcher,
-) -> None:
-    """Record the numbers of finished steps."""
-    for done, numbers in finished:
-        tracker.log(done, numbers)
-        progress.recorded = done
-        watcher.advance(done, numbers)
-
-
-def _write_if_whole(
-    decoder: Decoder, progress: Progress, checkpoints: CheckpointFolder, written: int
-) -> int:
-    """Write the last recorded step, if the adapter has not gone past it already.
-
-    An update without its record is not kept: a resumed run makes both again.
-    """
-    optimizer, recorded = progress.optimizer, progress.recorded
-    if recorded > written and optimizer.num_steps() == recorded:
-        checkpoints.write(decoder, optimizer, recorded)
-        return recorded
-    return written
-
-
-def _require_change(decoder: Decoder) -> None:
-    changed = any(
-        bool(p.any()) for name, p in adapter_parameters(decoder).items() if name.endswith("lora_B")
-    )
-    if not changed:
-        raise TrainingError(
-            "the adapter did not change: every B is still zero; raise optimizer.learning_rate"
-        )

@@ -4,7 +4,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -13,10 +13,18 @@ from thinktune.data.packing import PackingConfig
 from thinktune.data.segments import Rendered, Segment
 from thinktune.errors import DataError, TrainingError
 from thinktune.model.decoder import Decoder
-from thinktune.model.lora import adapted_layers
+from thinktune.model.lora import adapted_layers, adapter_parameters
 from thinktune.training.optimizer import AdapterOptimizer, OptimizerConfig, learning_rate
+from thinktune.training.quarantine import Quarantine, Response, SpoiledStepError, Trouble
 from thinktune.training.schedule import TrainingConfig, is_due, plan_steps
-from thinktune.training.step import LaunchedStep, Losses, StepMetrics, heldout_loss, train_step
+from thinktune.training.step import (
+    LaunchedStep,
+    Losses,
+    StepMetrics,
+    heldout_loss,
+    nothing_to_learn,
+    train_step,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,19 +37,6 @@ class TrainingData:
     weights: dict[Segment, float]
     """Loss weight of each segment."""
     packing: PackingConfig
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingSummary:
-    """How a run of the loop went."""
-
-    num_steps: int
-    first: Losses | None
-    last: Losses | None
-    heldout: Losses | None
-    num_tokens: int
-    train_seconds: float
-    """Time in steps alone, of this process."""
 
 
 def longest_row(
@@ -69,15 +64,37 @@ class Progress:
         config: TrainingConfig,
         optimizer_config: OptimizerConfig,
         seed: int,
+        quarantine: Quarantine | None = None,
     ) -> None:
-        """Pack the held-out rows, and start the optimizer."""
+        """Pack the held-out rows, and start the optimizer.
+
+        Rows in which no token carries loss are left out.
+
+        Args:
+            decoder: the model with its adapter attached.
+            data: rendered rows.
+            config: how long, and what to do along the way.
+            optimizer_config: AdamW.
+            seed: of the order of examples and of dropout.
+            quarantine: told of rows that something goes wrong with; None for nobody.
+
+        Raises:
+            DataError: there are no rows.
+            TrainingError: no row carries loss, or no adapter is attached.
+        """
         if not data.train:
             raise DataError("no training rows are left; see what was dropped, and why, above")
-        self.decoder, self.data, self.config, self.seed = decoder, data, config, seed
+        self.quarantine = quarantine
+        self.decoder, self.config, self.seed = decoder, config, seed
+        self.data = data = replace(data, train=self._carrying_loss(data))
         self.optimizer_config = optimizer_config
         if decoder.adapter is None:
             raise TrainingError("no adapter is attached: there is nothing to train")
-        self.optimizer = AdapterOptimizer(decoder.adapter.weights, optimizer_config, decoder.dtype)
+        self.optimizer = AdapterOptimizer(
+            decoder.adapter.weights, optimizer_config, decoder.dtype, config.on_spike
+        )
+        self._has_changed = False
+        """Whether the adapter is known to be no longer as it began."""
         self.launched: deque[tuple[int, float, LaunchedStep]] = deque()
         self.last_read = 0.0
         self.recorded = 0
@@ -88,10 +105,6 @@ class Progress:
         self.share_prefix = decoder.device.type == "cpu" and not any(x.dropout for x in layers)
         heldout = self._pack(data.heldout)
         self.heldout_rows = [row.to(decoder.device) for row in heldout]
-        self.first: Losses | None = None
-        self.last: Losses | None = None
-        self.heldout: Losses | None = None
-        self.num_tokens, self.seconds = 0, 0.0
 
     @property
     def ahead(self) -> int:
@@ -104,6 +117,17 @@ class Progress:
         lengths = [len(example.tokens) for example in self.data.train]
         heldout = [len(row.tokens_T) for row in self.heldout_rows]
         return longest_row(lengths, heldout, self.config.batch_size, self.data.packing.max_tokens)
+
+    def _carrying_loss(self, data: TrainingData) -> list[Rendered]:
+        """Rows with a target; the others are named."""
+        carry = [_carries_loss(row, data.weights) for row in data.train]
+        silent = [row.where for row, does in zip(data.train, carry, strict=True) if not does]
+        if len(silent) == len(data.train):
+            raise nothing_to_learn(silent)
+        if silent and self.quarantine is not None:
+            trouble = Trouble("no token carries loss", tuple(silent), Response.LEFT_OUT)
+            self.quarantine.keep(0, trouble)
+        return [row for row, does in zip(data.train, carry, strict=True) if does]
 
     def _pack(self, examples: Sequence[Rendered]) -> list[PackedRow]:
         weights, max_tokens = self.data.weights, self.data.packing.max_tokens
@@ -121,24 +145,54 @@ class Progress:
         due = any(is_due(step + 1, self.num_steps, steps) for steps in every)
         finished = list(self.finish(0 if due else self.ahead))
         if self.heldout_rows and is_due(step + 1, self.num_steps, self.config.eval_steps):
-            self.heldout = _measure(self.decoder, self.heldout_rows)
-            finished[-1][1].update(_heldout_record(self.heldout))
+            try:
+                heldout = _measure(self.decoder, self.heldout_rows)
+            except SpoiledStepError as error:
+                raise self._refusal(step + 1, error) from None
+            finished[-1][1].update(_heldout_record(heldout))
         return finished
 
     def finish(self, ahead: int = 0) -> Iterator[tuple[int, dict[str, float]]]:
         """Wait until no more than ``ahead`` steps are under way; gives their numbers."""
         while len(self.launched) > ahead:
             step, started, launched = self.launched.popleft()
-            metrics = launched.read()
+            try:
+                metrics = launched.read()
+            except SpoiledStepError as error:
+                raise self._refusal(step + 1, error) from None
+            if not self._has_changed and self.optimizer.num_updates():
+                self.require_change()
+                self._has_changed = True
+            if metrics.trouble is not None and self.quarantine is not None:
+                self.quarantine.keep(step + 1, metrics.trouble)
             now = time.perf_counter()
             seconds = now - max(started, self.last_read)
             self.last_read = now
             yield step + 1, self._record(step, metrics, seconds)
 
+    def _refusal(self, steps_done: int, error: SpoiledStepError) -> TrainingError:
+        """Keep the rows; what to raise."""
+        told = f"step {steps_done}: {error}"
+        if self.quarantine is not None:
+            self.quarantine.keep(steps_done, error.trouble)
+            told = f"{told}; the rows are named in {self.quarantine.path}"
+        return TrainingError(told)
+
+    def require_change(self) -> None:
+        """Refuse to go on with an adapter that is as it was; waits for the device.
+
+        Raises:
+            TrainingError: every B is still zero.
+        """
+        matrices = adapter_parameters(self.decoder).items()
+        if any(bool(p.any()) for name, p in matrices if name.endswith("lora_B")):
+            return
+        way_out = "every B is still zero; raise optimizer.learning_rate"
+        if not self.optimizer.num_updates():
+            way_out = "every step was skipped; lower optimizer.learning_rate"
+        raise TrainingError(f"the adapter did not change: {way_out}")
+
     def _record(self, step: int, metrics: StepMetrics, seconds: float) -> dict[str, float]:
-        self.first, self.last = self.first or metrics.losses, metrics.losses
-        self.num_tokens += metrics.num_tokens
-        self.seconds += seconds
         rate = learning_rate(step, self.num_steps, self.optimizer_config)
         epoch = (step + 1) * self.config.batch_size / len(self.data.train)
         return _step_record(metrics, seconds, rate, epoch)
@@ -161,11 +215,9 @@ class Progress:
             max_grad_norm=self.optimizer_config.max_grad_norm,
         )
 
-    def summary(self) -> TrainingSummary:
-        """How it went so far."""
-        return TrainingSummary(
-            self.num_steps, self.first, self.last, self.heldout, self.num_tokens, self.seconds
-        )
+
+def _carries_loss(row: Rendered, weights: dict[Segment, float]) -> bool:
+    return any(weights.get(part, 0.0) > 0 for part in row.segments[max(1, row.prompt_length) :])
 
 
 def _step_record(metrics: StepMetrics, seconds: float, rate: float, epoch: float) -> dict:
@@ -177,6 +229,7 @@ def _step_record(metrics: StepMetrics, seconds: float, rate: float, epoch: float
         "train/grad_norm": metrics.grad_norm if math.isfinite(metrics.grad_norm) else None,
         "train/loss_scale": metrics.loss_scale,
         "train/skipped_steps": metrics.skipped_steps,
+        "train/spike": metrics.times_usual or None,
         "train/learning_rate": rate,
         "train/epoch": epoch,
         "train/num_tokens": metrics.num_tokens,
@@ -201,5 +254,6 @@ def _heldout_record(losses: Losses) -> dict[str, float]:
         "heldout/loss": losses.loss,
         "heldout/loss_reasoning": losses.loss_reasoning,
         "heldout/loss_answer": losses.loss_answer,
+        "heldout/num_targets": losses.num_targets,
     }
     return {key: value for key, value in record.items() if value is not None}

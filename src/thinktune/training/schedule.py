@@ -1,10 +1,22 @@
 """How long a run is, what is due along the way, and what it may take."""
 
 import math
+from enum import StrEnum
 
 from pydantic import PositiveFloat, PositiveInt
 
 from thinktune.settings import Settings
+
+
+class OnSpike(StrEnum):
+    """What is done about a spike."""
+
+    WARN = "warn"
+    """Said and written down; the update is made."""
+    SKIP = "skip"
+    """Said and written down; adapter and optimizer stay as they were."""
+    STOP = "stop"
+    """The run ends; adapter and optimizer stay as they were."""
 
 
 class TrainingConfig(Settings):
@@ -26,6 +38,8 @@ class TrainingConfig(Settings):
     """Most GPU memory a step may take; none for what is free. `thinktune estimate` says more."""
     sample_steps: PositiveInt | None = None
     """Steps between two looks at what the model writes; none for no looks."""
+    on_spike: OnSpike = OnSpike.WARN
+    """What to do where loss or gradient stands out from the steps before: warn, skip or stop."""
 
 
 def plan_steps(config: TrainingConfig, num_examples: int) -> int:

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from thinktune.data.formats import Row, name_numbers, write_rows
+from thinktune.data.formats import Row, write_rows
 from thinktune.data.formats import read_rows as stream_rows
+from thinktune.data.naming import name_numbers
 from thinktune.errors import ConfigError, DataError
 
 ROWS = [{"question": "發燒怎麼辦？", "answer": "多喝水"}, {"question": "咳嗽", "answer": "休息"}]

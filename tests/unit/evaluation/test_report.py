@@ -43,7 +43,7 @@ def compared(
 
 def page(before: list[Answered], after: list[Answered]) -> str:
     sides = {"clinic": [before, after]}
-    return to_markdown(compared(before, after), sides, PROVENANCE, num_shown=3, seed=11)
+    return to_markdown(compared(before, after), sides, PROVENANCE, seed=11)
 
 
 def test_everything_is_written_and_can_be_read_again(tmp_path: Path):

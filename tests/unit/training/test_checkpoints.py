@@ -1,5 +1,6 @@
 """A run interrupted anywhere and resumed is, bit for bit, the run that was not."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,13 @@ import torch
 
 from tests.small_runs import ROWS, Interrupter, small_config, without_timing, write_rows
 from thinktune.config import RunConfig
-from thinktune.errors import AdapterError, RunError
+from thinktune.errors import RunError
+from thinktune.model.adapter_io import BaseIdentity
 from thinktune.model.decoder import Decoder
+from thinktune.model.lora import LoRAConfig
 from thinktune.pipeline import run_recipe
 from thinktune.tracking import read_metrics, read_records
+from thinktune.training.checkpoints import CheckpointFolder
 
 
 def outcome_of(run: Path) -> tuple[list[dict[str, Any]], bytes]:
@@ -55,7 +59,7 @@ def test_a_run_interrupted_and_resumed_is_the_uninterrupted_run(
 ) -> None:
     config = make_config(tmp_path)
     said = interrupt(config, "Training", steps[0])
-    assert f"--resume goes on after step {steps[0]}." in said[-1]
+    assert f"saved after step {steps[0]}: the same command with --resume auto goes on" in said[-1]
     for step in steps[1:]:
         with pytest.raises(KeyboardInterrupt):
             train(config, resume=True, watcher=Interrupter("Training", step))
@@ -97,6 +101,9 @@ def test_resuming_a_finished_run_changes_none_of_its_numbers(tmp_path: Path, who
     before = (run / "run.json").read_bytes()
     assert outcome_of(train(config, resume=True)) == whole
     assert (run / "run.json").read_bytes() == before
+    training = json.loads(before)["training"]
+    assert training["first"]["loss"] == read_metrics(run)[0]["train/loss"]
+    assert training["num_tokens"] == sum(r.get("train/num_tokens", 0) for r in read_metrics(run))
 
 
 def test_only_the_newest_checkpoints_stay(tmp_path: Path) -> None:
@@ -105,31 +112,54 @@ def test_only_the_newest_checkpoints_stay(tmp_path: Path) -> None:
     assert names == ["step-000004", "step-000005", "step-000006"]
 
 
+@pytest.mark.parametrize("damage", ["cut", "gone", "changed", "grown"])
 @pytest.mark.parametrize(
-    ("file", "error", "damage"),
-    [
-        ("adapter_model.safetensors", AdapterError, "cut"),
-        ("adapter_model.safetensors", AdapterError, "gone"),
-        ("optimizer.safetensors", RunError, "cut"),
-    ],
+    "file", ["adapter_model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"]
 )
-def test_a_damaged_newest_checkpoint_is_named_with_the_way_out_and_that_way_works(
-    tmp_path: Path, whole: tuple, file: str, error: type[Exception], damage: str
+def test_a_damaged_checkpoint_is_passed_over_and_said(
+    tmp_path: Path, whole: tuple, file: str, damage: str
+) -> None:
+    config = make_config(tmp_path, save_steps=2)
+    interrupt(config, "Training", 5)
+    newest = tmp_path / "run" / "checkpoints" / "step-000005"
+    content = bytearray((newest / file).read_bytes())
+    content[len(content) // 2] ^= 1
+    if damage == "cut":
+        content = content[: len(content) // 2]
+    if damage == "grown":
+        content += b" "
+    (newest / file).unlink() if damage == "gone" else (newest / file).write_bytes(content)
+    watcher = Interrupter("nothing", 0)
+    run = train(config, resume=True, watcher=watcher)
+    if (file, damage) != ("manifest.json", "grown"):  # white space behind JSON is no damage
+        (told,) = [line for line in watcher.said if " is damaged (" in line]
+        named = ("no manifest" if damage == "gone" else "") if "manifest" in file else file
+        assert told.startswith(f"{newest} is damaged ({named}")
+        assert told.endswith(": passed over, and kept as step-000005.damaged.")
+        assert any("goes on after step 4" in line for line in watcher.said)
+    assert outcome_of(run) == whole
+
+
+def test_where_every_checkpoint_is_damaged_or_gone_the_run_begins_again(
+    tmp_path: Path, whole: tuple
 ) -> None:
     config = make_config(tmp_path)
     interrupt(config, "Training", 5)
-    newest = tmp_path / "run" / "checkpoints" / "step-000005"
-    if damage == "cut":
-        content = (newest / file).read_bytes()
-        (newest / file).write_bytes(content[: len(content) // 2])
-    else:
-        (newest / file).unlink()
-    with pytest.raises(error, match=f"step-000005.{file}: cannot be read .*remove this checkpoint"):
-        train(config, resume=True)
-    for path in newest.iterdir():
-        path.unlink()
-    newest.rmdir()
-    assert outcome_of(train(config, resume=True)) == whole
+    for path in (tmp_path / "run" / "checkpoints").iterdir():
+        (path / "state.json").unlink()
+    watcher = Interrupter("nothing", 0)
+    assert outcome_of(train(config, resume=True, watcher=watcher)) == whole
+    assert any("begins again: nothing was saved" in line for line in watcher.said)
+
+
+def test_the_checkpoint_of_the_lowest_heldout_loss_stays_beside_the_newest(tmp_path: Path) -> None:
+    run = train(make_config(tmp_path, eval_steps=1, save_steps=1, max_steps=12, sample_steps=None))
+    losses = {r["step"]: r["heldout/loss"] for r in read_metrics(run)}
+    best = min(losses, key=lambda step: losses[step])
+    wanted = sorted({best, 11, 12})
+    folder = CheckpointFolder(run / "checkpoints", LoRAConfig(rank=4), BaseIdentity("tiny"))
+    assert [steps for steps, _ in folder.all()] == wanted
+    assert folder.best() == (best, losses[best])
 
 
 def test_a_run_whose_data_changed_is_not_gone_on_with(tmp_path: Path) -> None:

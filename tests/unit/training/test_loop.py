@@ -128,6 +128,16 @@ def test_an_adapter_that_overflows_is_refused(tmp_path: Path) -> None:
         run(tmp_path, ROWS, decoder=decoder)
 
 
+def test_a_gradient_of_exactly_zero_is_refused_in_the_first_step(tmp_path: Path) -> None:
+    decoder = tiny_decoder("llama")
+    attach(decoder, LORA, seed=0)
+    for parameter in adapter_parameters(decoder).values():
+        torch.nn.init.zeros_(parameter)
+    with pytest.raises(TrainingError, match=r"step 1: the gradient is exactly zero on row \d, row"):
+        run(tmp_path, ROWS, decoder=decoder)
+    assert read_metrics(tmp_path) == []
+
+
 def test_rows_that_carry_no_loss_are_refused_by_name(tmp_path: Path) -> None:
     only_prompt = [
         Rendered((1, 2, 3), (Segment.PROMPT,) * 3, prompt_length=3, where=f"row {n}")
@@ -137,12 +147,11 @@ def test_rows_that_carry_no_loss_are_refused_by_name(tmp_path: Path) -> None:
         run(tmp_path, only_prompt)
 
 
-def test_a_row_without_targets_beside_others_does_not_spoil_the_step(tmp_path: Path) -> None:
+def test_a_row_without_targets_is_left_out_of_every_step(tmp_path: Path) -> None:
     silent = Rendered((7,) * 9, (Segment.PROMPT,) * 9, prompt_length=9, where="silent")
-    alone = losses(run(tmp_path, ROWS[:1], batch_size=1, max_steps=1)[1])
-    beside = run(tmp_path, [ROWS[0], silent], max_steps=1, max_tokens=9)[1]
-    assert losses(beside) == pytest.approx(alone)
-    assert beside[0]["train/num_targets"] == 6
+    without = losses(run(tmp_path, ROWS)[1])
+    beside = run(tmp_path, [silent, *ROWS[:2], silent, *ROWS[2:]])[1]
+    assert losses(beside) == without
 
 
 def test_no_rows_are_refused(tmp_path: Path) -> None:
@@ -153,6 +162,7 @@ def test_no_rows_are_refused(tmp_path: Path) -> None:
 def test_a_rate_too_small_to_change_anything_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="every B is still zero; raise optimizer"):
         run(tmp_path, ROWS, rate=1e-300)
+    assert read_metrics(tmp_path) == [], "it was known after the first update"
 
 
 def test_each_part_of_the_loss_is_measured_with_its_own_weight(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from thinktune.training import loss_scale
 from thinktune.training.checkpoints import CheckpointFolder
 from thinktune.training.loop import train
 from thinktune.training.loss_scale import LossScale
+from thinktune.training.manifest import write_manifest
 from thinktune.training.optimizer import OptimizerConfig
 from thinktune.training.progress import TrainingData
 from thinktune.training.schedule import TrainingConfig
@@ -62,7 +63,7 @@ def run(
     checkpoints = CheckpointFolder(folder / "checkpoints", LORA, BaseIdentity("tiny"))
     decoder, steps_done = tiny_decoder("llama", dtype), 0
     if resume:
-        steps_done = checkpoints.read(decoder)
+        steps_done = checkpoints.read(decoder, Silence())
     else:
         attach(decoder, LORA, seed=0)
     tracker = Tracker(folder, resume_step=steps_done)
@@ -100,7 +101,7 @@ def test_a_run_with_skipped_steps_resumed_is_the_uninterrupted_run(
                if r["train/skipped_steps"] == before]  # fmt: skip
     assert all(record["train/grad_norm"] > 0 for record in went_on)
     said = interrupt(tmp_path / "parts", after)
-    assert f"--resume goes on after step {after}." in said
+    assert f"saved after step {after}: the same command" in said
     assert run(tmp_path / "parts", resume=True) == whole
     assert (tmp_path / "parts" / "checkpoints" / "step-000012").is_dir()
 
@@ -117,6 +118,7 @@ def test_a_checkpoint_without_a_scale_is_gone_on_with_from_a_new_one(tmp_path: P
     assert tensors.keys() >= {"loss_scale", "skipped_steps", "clean_steps"}
     of_bfloat16 = {k: v for k, v in tensors.items() if "lora" in k or k == "step"}
     save_file(of_bfloat16, path)
+    write_manifest(path.parent)
     records = run(tmp_path, resume=True)
     assert len(records) == 12
     assert records[3]["train/loss_scale"] == 2.0**16

@@ -89,9 +89,12 @@ def test_on_a_cpu_everything_is_kept():
 
 
 def test_an_out_of_memory_error_says_what_was_planned_and_what_to_lower():
-    told = out_of_memory(plan_memory(_work(), 45 * GIB))
+    told = out_of_memory(torch.device("cuda"), plan_memory(_work(), 45 * GIB))
     assert "planned were 44." in told
     assert "training.memory_budget_gib" in told
+    assert "lower packing.max_tokens or training.batch_size" in out_of_memory(
+        torch.device("cpu"), None
+    )
 
 
 def test_no_more_is_put_on_the_host_than_it_has_room_for():

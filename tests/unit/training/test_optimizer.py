@@ -48,16 +48,14 @@ def test_adamw_takes_the_steps_of_torchs_unfused_one(weight_decay: float) -> Non
     config = OptimizerConfig(
         learning_rate=0.05,
         weight_decay=weight_decay,
-        adam_beta1=0.8,
-        adam_beta2=0.97,
-        adam_epsilon=1e-6,
+        adam_betas=(0.8, 0.97),
     )
     generator = torch.Generator().manual_seed(0)
     ours = nn.Parameter(torch.randn(23, generator=generator))
     theirs = [nn.Parameter(part.clone()) for part in ours.detach().split((15, 7, 1))]
     fused = AdapterOptimizer(ours, config)
     plain = torch.optim.AdamW(
-        theirs, lr=0.05, betas=(0.8, 0.97), eps=1e-6, weight_decay=weight_decay, fused=False
+        theirs, lr=0.05, betas=(0.8, 0.97), weight_decay=weight_decay, fused=False
     )
     for step in range(5):
         ours.grad = torch.randn(ours.shape, generator=generator)
