@@ -11,6 +11,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:  # torch takes seconds; --help must not
     from thinktune.evaluating import Outcome
+    from thinktune.examination import EvaluationRequest
     from thinktune.generation.remote import ServerConfig
 
 console = Console()
@@ -54,9 +55,7 @@ def evaluate_command(
 
     Interrupted, it goes on where it was. Example: `thinktune evaluate runs/first --task retention`
     """
-    from thinktune.examination import EvaluationRequest, evaluate  # noqa: PLC0415
-    from thinktune.interruption import interruptible  # noqa: PLC0415
-    from thinktune.live_view import LiveView  # noqa: PLC0415
+    from thinktune.examination import EvaluationRequest  # noqa: PLC0415
 
     settings = {
         "num_samples": samples, "temperature": temperature, "top_p": top_p,
@@ -74,13 +73,20 @@ def evaluate_command(
         servers=_servers(server, server_model or []),
         command=shlex.join(["thinktune", *sys.argv[1:]]),
     )
+    show_evaluation(_evaluate(request))
+
+
+def _evaluate(request: "EvaluationRequest") -> "Outcome":
+    from thinktune.examination import evaluate  # noqa: PLC0415
+    from thinktune.interruption import interruptible  # noqa: PLC0415
+    from thinktune.live_view import LiveView  # noqa: PLC0415
+
     with interruptible(), LiveView(console) as watcher:
         try:
-            outcome = evaluate(request, watcher)
+            return evaluate(request, watcher)
         except KeyboardInterrupt:
             watcher.say("Interrupted; every answer is kept: the same command goes on.")
             raise
-    show_evaluation(outcome)
 
 
 def _servers(url: str | None, models: list[str]) -> "tuple[ServerConfig, ...]":
