@@ -262,3 +262,9 @@ def _train(
     with folder_aside(run.adapter) as aside:
         write_adapter(model.decoder, aside, config.lora, model.base)
     tracker.artifact(run.adapter)
+    best = checkpoints.best()
+    if best is not None and best[0] != checkpoints.all()[-1][0]:
+        watcher.say(
+            f"The held-out loss was lowest after step {best[0]} ({best[1]:.3f}), which is in "
+            f"checkpoints/step-{best[0]:06d}; the adapter is the last step's."
+        )

@@ -150,11 +150,15 @@ class _Keeper:
         recorded = progress.recorded
         if recorded > self._written and progress.optimizer.num_steps() == recorded:
             self.write()
-        self._writer.wait()
         self._watcher.say(f"Interrupted in step {recorded + 1}; {self.saved()}")
 
     def saved(self) -> str:
-        """What is kept, and how to go on."""
+        """What is kept, and how to go on.
+
+        Raises:
+            RunError: what was being written could not be.
+        """
+        self._writer.wait()
         if not self._written:
             return "nothing is saved yet: the same command begins again"
         return f"saved after step {self._written}: the same command with --resume auto goes on"

@@ -10,7 +10,7 @@ import torch
 
 from tests.small_runs import ROWS, Interrupter, small_config, without_timing, write_rows
 from thinktune.config import RunConfig
-from thinktune.errors import RunError
+from thinktune.errors import RunError, TrainingError
 from thinktune.model.adapter_io import BaseIdentity
 from thinktune.model.decoder import Decoder
 from thinktune.model.lora import LoRAConfig
@@ -153,13 +153,45 @@ def test_where_every_checkpoint_is_damaged_or_gone_the_run_begins_again(
 
 
 def test_the_checkpoint_of_the_lowest_heldout_loss_stays_beside_the_newest(tmp_path: Path) -> None:
-    run = train(make_config(tmp_path, eval_steps=1, save_steps=1, max_steps=12, sample_steps=None))
+    config = make_config(tmp_path, eval_steps=1, save_steps=1, max_steps=12, sample_steps=None)
+    watcher = Interrupter("nothing", 0)
+    run = train(config, watcher=watcher)
     losses = {r["step"]: r["heldout/loss"] for r in read_metrics(run)}
     best = min(losses, key=lambda step: losses[step])
     wanted = sorted({best, 11, 12})
     folder = CheckpointFolder(run / "checkpoints", LoRAConfig(rank=4), BaseIdentity("tiny"))
     assert [steps for steps, _ in folder.all()] == wanted
     assert folder.best() == (best, losses[best])
+    told = [line for line in watcher.said if f"lowest after step {best} " in line]
+    assert bool(told) == (best != 12)
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()], ids=["gpu", "host"]
+)
+def test_too_little_memory_ends_with_what_is_saved_and_what_to_lower(
+    tmp_path: Path, whole: tuple, error: BaseException
+) -> None:
+    config = make_config(tmp_path, save_steps=2)
+
+    def allocate(module: torch.nn.Module, _: object) -> None:
+        if isinstance(module, Decoder) and (tmp_path / "run/checkpoints/step-000004").exists():
+            raise error
+
+    handle = torch.nn.modules.module.register_module_forward_pre_hook(allocate)
+    try:
+        with pytest.raises(TrainingError) as caught:
+            train(config)
+    finally:
+        handle.remove()
+    told = str(caught.value)
+    assert "out of memory" in told
+    assert "lower packing.max_tokens" in told
+    assert "saved after step 4: the same command with --resume auto goes on" in told
+    failed = json.loads((tmp_path / "run" / "run.json").read_text())["failure"]
+    assert failed == told
+    assert outcome_of(train(config, resume=True)) == whole
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["failure"] is None
 
 
 def test_a_run_whose_data_changed_is_not_gone_on_with(tmp_path: Path) -> None:
