@@ -12,7 +12,9 @@ from tests.fuzz.targets import TARGETS, seeds
 @pytest.mark.parametrize("name", TARGETS)
 @pytest.mark.filterwarnings("ignore")
 def test_seeds_cut_anywhere_are_read_or_refused(name: str) -> None:
-    for seed in seeds(name):
+    found = seeds(name)
+    assert found
+    for seed in found:
         for end in {0, 1, 2, len(seed) // 3, len(seed) // 2, len(seed) - 1, len(seed)}:
             TARGETS[name](seed[: max(0, end)])
 
