@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
@@ -179,6 +180,10 @@ class Tracker:
         self._step = max(self._step, step)
         numbers = _numbers(record)
         self._pass_on(lambda tracker: tracker.log(step, numbers))
+
+    def sync(self) -> None:
+        """Have what was recorded outlive a power failure, as the checkpoint that follows will."""
+        os.fsync(self._file.fileno())
 
     def samples(self, rows: Rows) -> None:
         """Show a table in every tracker: what was asked, and what was answered before and after."""

@@ -135,6 +135,7 @@ class _Keeper:
 
     def write(self) -> None:
         """Have the last recorded step written."""
+        self._tracker.sync()
         done = self._progress.recorded
         measured = self._heldout is not None and self._heldout[0] == done
         self._writer.write(done, self._heldout[1] if self._heldout and measured else None)

@@ -1,6 +1,7 @@
 """A run interrupted anywhere and resumed is, bit for bit, the run that was not."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,23 @@ def test_the_checkpoint_of_the_lowest_heldout_loss_stays_beside_the_newest(tmp_p
     assert folder.best() == (best, losses[best])
     told = [line for line in watcher.said if f"lowest after step {best} " in line]
     assert bool(told) == (best != 12)
+
+
+def test_records_are_on_the_disk_before_the_checkpoint_they_belong_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flush, flushed = os.fsync, []
+
+    def noted(descriptor: int) -> None:
+        flush(descriptor)
+        flushed.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    run = train(make_config(tmp_path, sample_steps=None))
+    manifests = [place for place, name in enumerate(flushed) if name == "manifest.json"]
+    records = [place for place, name in enumerate(flushed) if name == "metrics.jsonl"]
+    assert len(manifests) == len(records) == len(list((run / "checkpoints").iterdir()))
+    assert all(before < after for before, after in zip(records, manifests, strict=True))
 
 
 @pytest.mark.parametrize(
